@@ -1,0 +1,1 @@
+"""Tensors in, tensors out: backbones, heads and the runtimes that run them."""

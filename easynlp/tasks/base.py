@@ -1,0 +1,110 @@
+"""The Task contract: what is asked of text, and nothing about files, devices or loops.
+
+One noun per thing everywhere: an *example* is raw (a mapping with the task's fields),
+*features* are one encoded example (numpy), a *batch* is collated features (numpy arrays), an
+*output* is what the model returns, a *prediction* is a decoded, JSON-ready mapping.
+
+`encode`, `collate` and `decode` use numpy only, so the same code serves training,
+evaluation, prediction, the exported model and the server; `build` and `loss` import torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+    from easynlp.models.backbone import Backbone
+
+__all__ = ["Batch", "Example", "Features", "Field", "Prediction", "Task"]
+
+Example = Mapping[str, Any]
+Features = dict[str, Any]
+Batch = dict[str, np.ndarray]
+Prediction = dict[str, Any]
+
+INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
+"""Batch keys a model's forward takes; every other key of a batch is a target."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field of a task's examples, and the column names that usually hold it."""
+
+    name: str
+    """Key in the example: ``text``, ``text_b``, ``label``, ``entities``."""
+    guesses: tuple[str, ...]
+    """Column names tried in order when the user names none."""
+    required: bool = True
+    target: bool = False
+    """True for what is to be predicted: needed to train and evaluate, not to predict."""
+
+
+class Task(Protocol):
+    """What is asked of text. One app is one file that satisfies this.
+
+    Attributes:
+        name: The app's name on the command line.
+        architecture: The transformers auto class of the whole model, e.g.
+            ``AutoModelForSequenceClassification``; stock transformers loads a saved run with it.
+        metric: The score that picks the best checkpoint (higher is better).
+        fields: What an example is made of.
+        config: A frozen dataclass; what `save` writes and `load` reads back.
+    """
+
+    name: ClassVar[str]
+    architecture: ClassVar[str]
+    metric: ClassVar[str]
+    fields: ClassVar[tuple[Field, ...]]
+    config: Any
+
+    @classmethod
+    def prepare(cls, config: Any, tokenizer: Any, examples: Sequence[Example]) -> Task:
+        """Make the task for training data: learns the label set, checks the options.
+
+        Raises:
+            DataError: If the examples cannot define the task (one class only …).
+        """
+
+    @classmethod
+    def restore(cls, config: Mapping[str, Any], tokenizer: Any) -> Task:
+        """Make the task again from what was saved in ``easynlp.json``."""
+
+    def encode(self, example: Example) -> Features:
+        """Turn an example into features; targets are included when the example has them.
+
+        Features always hold ``input_ids`` (1-D int32) and ``truncated`` (bool).
+
+        Raises:
+            DataError: If a field is missing, of a wrong type, or a label is unknown.
+        """
+
+    def collate(self, features: Sequence[Features]) -> Batch:
+        """Pad features to the longest and stack them; arrays are int64 or float32."""
+
+    def count(self, batch: Batch) -> int:
+        """Return the number of targets (rows, tokens …) the summed loss of a batch covers."""
+
+    def build(self, backbone: Backbone) -> torch.nn.Module:
+        """Return the backbone with this task's head on it."""
+
+    def loss(self, output: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return the loss summed over the batch's targets."""
+
+    def log_probs(self, output: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return log-probabilities at the targets, shape (targets, classes).
+
+        Consistency and distillation terms compare two outputs through this, so they work
+        for every app.
+        """
+
+    def decode(self, logits: np.ndarray, batch: Batch, examples: Sequence[Example]) -> list[Prediction]:
+        """Turn the logits of a batch into one prediction an example, in order."""
+
+    def score(self, predictions: Sequence[Prediction], examples: Sequence[Example]) -> dict[str, float]:
+        """Compare predictions with the examples' targets; `metric` is among the keys."""

@@ -1,0 +1,32 @@
+"""Chinese word boundaries, for whole-word masking. The segmenter is the library rjieba."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from easynlp.errors import MissingExtra
+
+__all__ = ["word_ids"]
+
+
+@lru_cache(maxsize=1)
+def _segmenter() -> Any:
+    try:
+        import rjieba
+    except ImportError as error:
+        raise MissingExtra("whole-word masking", "train") from error
+    return rjieba.Jieba()
+
+
+def word_ids(text: str) -> np.ndarray:
+    """Return the number of the word each character belongs to, shape (len(text),) int32.
+
+    Example:
+        >>> word_ids("我喜欢北京").tolist()
+        [0, 1, 1, 2, 2]
+    """
+    lengths = np.fromiter((len(word) for word in _segmenter().cut(text)), np.int32)
+    return np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)

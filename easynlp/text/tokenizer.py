@@ -1,0 +1,147 @@
+"""Texts to ids, the same way with and without torch: Hugging Face `tokenizers` underneath.
+
+A run folder holds ``tokenizer.json``; training, evaluation, prediction, export and the
+server all read it through `Tokenizer`, so there is no second preprocessing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Encoding
+from tokenizers import Tokenizer as Backend
+
+from easynlp.errors import ModelError
+
+__all__ = ["Encoded", "Tokenizer"]
+
+MAX_CHARS = 20_000
+"""A text is cut to ``max(MAX_CHARS, 16 * max_length)`` characters before tokenizing: nothing
+after that can reach the model, and a hostile text then costs no more than a long one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One encoded text or pair: ids and type ids (1-D int32), character offsets (N, 2)."""
+
+    ids: np.ndarray
+    type_ids: np.ndarray
+    truncated: bool
+    offsets: np.ndarray | None = None
+
+
+class Tokenizer:
+    """Encode texts and pairs with special tokens, truncated from the right.
+
+    Args:
+        backend: A Hugging Face ``tokenizers.Tokenizer`` with its post-processor set.
+
+    Example:
+        >>> tokenizer = Tokenizer.load("runs/x")                      # doctest: +SKIP
+        >>> tokenizer.encode("很好", max_length=16).ids               # doctest: +SKIP
+        array([2, 871, 534, 3], dtype=int32)
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        backend.no_padding()
+        backend.no_truncation()
+        self._max_length: int | None = None
+        self.pad_id = self._special("[PAD]", "<pad>")
+        self.mask_id = self._special("[MASK]", "<mask>", required=False)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Tokenizer:
+        """Read ``tokenizer.json`` of a model folder.
+
+        Raises:
+            ModelError: If the file is missing or is not a tokenizer.
+        """
+        path = Path(folder) / "tokenizer.json"
+        if not path.is_file():
+            raise ModelError(f"{folder} has no tokenizer.json: not a model folder?")
+        try:
+            return cls(Backend.from_file(str(path)))
+        except ModelError:
+            raise
+        except Exception as error:  # the Rust library raises bare Exception
+            raise ModelError(f"{path} is not a tokenizer: {error}") from error
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``tokenizer.json`` into a folder, without padding or truncation set."""
+        self._set_truncation(None)
+        self.backend.save(str(Path(folder) / "tokenizer.json"))
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids, added tokens included."""
+        return self.backend.get_vocab_size()
+
+    def id_of(self, token: str) -> int | None:
+        """Return a token's id, or None."""
+        return self.backend.token_to_id(token)
+
+    def encode(
+        self, text: str, pair: str | None = None, *, max_length: int, offsets: bool = False
+    ) -> Encoded:
+        """Encode a text, or a pair whose longer member is cut first.
+
+        Args:
+            text: Raw text; may be empty.
+            pair: Second text of a pair.
+            max_length: Most ids to return, special tokens included.
+            offsets: Also return character offsets into `text` ((0, 0) at special tokens).
+        """
+        return self.encode_batch([text if pair is None else (text, pair)], max_length, offsets)[0]
+
+    def encode_batch(
+        self,
+        texts: Sequence[str] | Sequence[tuple[str, str]] | Sequence[str | tuple[str, str]],
+        max_length: int,
+        offsets: bool = False,
+    ) -> list[Encoded]:
+        """Encode many texts or pairs; see `encode`."""
+        self._set_truncation(max_length)
+        limit = max(MAX_CHARS, 16 * max_length)
+        cut = [_cut(text, limit) for text in texts]
+        run = self.backend.encode_batch if offsets else self.backend.encode_batch_fast
+        found: list[Encoding] = run([text for text, _ in cut])
+        return [
+            Encoded(
+                np.asarray(item.ids, np.int32),
+                np.asarray(item.type_ids, np.int32),
+                was_cut or bool(item.overflowing),
+                np.asarray(item.offsets, np.int32).reshape(-1, 2) if offsets else None,
+            )
+            for item, (_, was_cut) in zip(found, cut, strict=True)
+        ]
+
+    def _set_truncation(self, max_length: int | None) -> None:
+        if max_length == self._max_length:
+            return
+        if max_length is None:
+            self.backend.no_truncation()
+        else:
+            self.backend.enable_truncation(max_length, strategy="longest_first")
+        self._max_length = max_length
+
+    def _special(self, *names: str, required: bool = True) -> int:
+        for name in names:
+            found = self.backend.token_to_id(name)
+            if found is not None:
+                return found
+        if required:
+            raise ModelError(f"the tokenizer has none of the special tokens {', '.join(names)}")
+        return -1
+
+
+def _cut(text: str | tuple[str, str], limit: int) -> tuple[str | tuple[str, str], bool]:
+    if isinstance(text, str):
+        return (text, False) if len(text) <= limit else (text[:limit], True)
+    first, second = text
+    if len(first) <= limit and len(second) <= limit:
+        return text, False
+    return (first[:limit], second[:limit]), True

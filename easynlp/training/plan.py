@@ -1,0 +1,77 @@
+"""Plan, Term and Method: how algorithms meet the one training loop.
+
+A `Plan` is what the loop runs. A `Term` is a summand of the loss. A method is a function
+``Plan -> Plan``: it wraps the task, changes the model or adds terms, and never the loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from easynlp.tasks.base import Task
+
+__all__ = ["Method", "Pass", "Plan", "TaskTerm", "Term"]
+
+
+@dataclass
+class Pass:
+    """One forward pass over a micro-batch, as terms see it.
+
+    Attributes:
+        forward: Runs the model (through its DDP wrapper and autocast) on a batch. A term that
+            needs a pass of its own calls this; nothing in the loop knows.
+        model: The bare module, to hook or read.
+        batch: Tensors on the device.
+        output: What the model returned for `batch`.
+    """
+
+    forward: Callable[[Mapping[str, torch.Tensor]], Any]
+    model: torch.nn.Module
+    batch: Mapping[str, torch.Tensor]
+    output: Any
+
+    def again(self) -> Pass:
+        """Return a second pass over the same batch (fresh dropout)."""
+        return replace(self, output=self.forward(self.batch))
+
+
+@dataclass(frozen=True)
+class Term:
+    """A summand of the loss: ``compute(pass) -> loss summed over the batch's targets``.
+
+    The loop multiplies by `weight`, sums the terms and divides by the number of targets of
+    the whole accumulation group over all processes, so terms never average.
+    """
+
+    name: str
+    compute: Callable[[Pass], torch.Tensor]
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the loop runs: a task, the model with the task's head, and the loss terms."""
+
+    task: Task
+    model: torch.nn.Module
+    terms: tuple[Term, ...] = field(default=())
+
+    def total(self, run: Pass) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Return the weighted sum of all terms on a pass, and each term alone (detached)."""
+        losses = {term.name: term.compute(run) for term in self.terms}
+        total = sum(term.weight * losses[term.name] for term in self.terms)
+        return total, {name: loss.detach() for name, loss in losses.items()}  # type: ignore[return-value]
+
+
+Method = Callable[..., Plan]
+"""``method(plan, **options) -> Plan``; entries of a METHODS table."""
+
+
+def TaskTerm(task: Task) -> Term:  # noqa: N802 - reads as the noun it makes
+    """Make the term every plan starts with: the task's own loss."""
+    return Term("loss", lambda run: task.loss(run.output, run.batch))
