@@ -1,0 +1,266 @@
+"""What can be set for a run: flat dataclasses, filled by `resolve`.
+
+The docstring under a field is its help on the command line (``--batch-size``); its name is
+the key in a recipe (``batch_size:``), in the environment (``EASYNLP_BATCH_SIZE``) and in
+Python (``batch_size=``).
+"""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from easynlp.errors import ConfigError, did_you_mean
+from easynlp.options import Range, convert, resolve, to_yaml
+
+__all__ = ["DataOptions", "PretrainConfig", "TrainConfig", "parse_method", "resolve", "to_yaml"]
+
+Count = Annotated[int, Range(1)]
+Steps = Annotated[int, Range(0)]
+Positive = Annotated[float, Range(1e-12)]
+NotNegative = Annotated[float, Range(0)]
+Share = Annotated[float, Range(0, 1)]
+Precision = Literal["auto", "bf16", "fp32"]
+Schedule = Literal["linear", "cosine", "constant"]
+ONCE = {"once": True}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """How to read data files; shared by all commands that do."""
+
+    text: str | None = None
+    """Column that holds the text (guessed from the usual names when not given)."""
+    text_b: str | None = None
+    """Column that holds the second text of a sentence pair."""
+    label: str | None = None
+    """Column that holds the label."""
+    entities: str | None = None
+    """Column that holds the entities."""
+    encoding: str = "utf-8"
+    """Encoding of the data files, e.g. gb18030."""
+    schema: str | None = None
+    """Columns of files without a header, as name:type:length, e.g. label:str:1,text:str:1."""
+    header: bool | None = None
+    """Whether csv and tsv files start with a header (guessed when not given)."""
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Field names to the columns the user chose for them."""
+        chosen = {name: getattr(self, name) for name in ("text", "text_b", "label", "entities")}
+        return {name: column for name, column in chosen.items() if column is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(DataOptions):
+    """Options of ``easynlp train``, whatever the task."""
+
+    task: str
+    """What to learn: text_classify, sequence_labeling, or your own package.module:Class."""
+    train: str
+    """Training data: jsonl, csv, tsv, parquet or CoNLL, also .gz and .zst."""
+    output: str
+    """Folder of the run: the model, its checkpoints, metrics and the resolved recipe."""
+    dev: str | None = None
+    """Data the best checkpoint is chosen on."""
+    test: str | None = None
+    """Data to score the best checkpoint on at the end; never used to choose anything."""
+    model: str = "tiny-zh"
+    """Where to start: tiny-zh (built in), a local folder, or a Hugging Face or ModelScope id."""
+    overwrite: bool = field(default=False, metadata=ONCE)
+    """Delete what is in the output folder first."""
+    resume: bool = field(default=False, metadata=ONCE)
+    """Go on from the last checkpoint in the output folder."""
+
+    method: tuple[str, ...] = ()
+    """A method to train with, e.g. r_drop:alpha=4; several compose in the order given."""
+    epochs: Positive = 3.0
+    """Passes over the training data."""
+    steps: Steps = 0
+    """Optimizer steps; 0: as many as the epochs make."""
+    batch_size: Count = 32
+    """Rows of one optimizer step, over all processes and accumulation."""
+    batch_tokens: Count = 16384
+    """Most tokens, padding included, in one forward pass; larger batches are cut up."""
+    accumulate: Count = 1
+    """Cut every step into at least this many forward passes, to save memory."""
+    lr: Positive = 1e-4
+    """Peak learning rate: 1e-4 to 5e-4 suits small models, 1e-5 to 5e-5 large ones."""
+    weight_decay: NotNegative = 0.01
+    """Decay of the weight matrices."""
+    schedule: Schedule = "linear"
+    """How the learning rate falls after warm-up."""
+    warmup: Share = 0.1
+    """Share of the steps over which the learning rate rises."""
+    max_grad_norm: NotNegative = 1.0
+    """Clip gradients to this norm; 0: never."""
+    eval_every: Steps = 0
+    """Steps between evaluations on dev; 0: once an epoch."""
+    patience: Steps = 0
+    """Stop after this many evaluations without a better score; 0: never."""
+    save_every: Steps = 0
+    """Steps between checkpoints to resume from; 0: at every evaluation."""
+    log_every: Count = 10
+    """Steps between lines in metrics.jsonl."""
+    precision: Precision = "auto"
+    """Number format; auto takes bf16 where the hardware multiplies it natively."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:1."""
+    threads: Steps = 0
+    """CPU threads; 0: as torch decides."""
+    seed: Steps = 42
+    """Same seed, data and machine: same weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """Options of ``easynlp pretrain``: masked language modeling from raw text."""
+
+    corpus: tuple[str, ...]
+    """Text files, or folders of them: txt, jsonl, also .gz and .zst."""
+    output: str
+    """Folder of the run; the model it ends with works as --model."""
+    exclude: tuple[str, ...] = ()
+    """File name patterns left out of the folders, e.g. "*_nc.txt"."""
+    overwrite: bool = field(default=False, metadata=ONCE)
+    """Delete what is in the output folder first."""
+    resume: bool = field(default=False, metadata=ONCE)
+    """Go on from the last checkpoint in the output folder."""
+
+    vocab: str | None = None
+    """A vocab.txt or tokenizer.json to use; without it one is trained on the corpus."""
+    vocab_size: Annotated[int, Range(100)] = 8000
+    """Entries of the vocabulary to train."""
+    layers: Count = 4
+    """Depth of the encoder."""
+    hidden_size: Count = 256
+    """Width of the encoder; a multiple of the heads."""
+    heads: Count = 4
+    """Attention heads; 32 or 64 dimensions each are fast."""
+    ffn: Count = 1024
+    """Width of the feed-forward layers."""
+    max_positions: Count = 512
+    """Longest input the model will take, in tokens."""
+
+    row_length: Annotated[int, Range(8)] = 128
+    """Tokens of a packed training row."""
+    mask_rate: Annotated[float, Range(0.01, 0.9)] = 0.15
+    """Share of the tokens to predict; whole words are masked together."""
+    method: tuple[str, ...] = ()
+    """A method to train with, e.g. bag_of_words; several compose in the order given."""
+    epochs: Positive = 1.0
+    """Passes over the corpus."""
+    steps: Steps = 0
+    """Optimizer steps; 0: as many as the epochs make."""
+    batch_size: Count = 64
+    """Rows of one optimizer step."""
+    accumulate: Count = 1
+    """Cut every step into at least this many forward passes, to save memory."""
+    lr: Positive = 1e-3
+    """Peak learning rate."""
+    weight_decay: NotNegative = 0.01
+    """Decay of the weight matrices."""
+    beta2: Annotated[float, Range(0, 0.99999)] = 0.98
+    """AdamW's memory of squared gradients."""
+    schedule: Schedule = "linear"
+    """How the learning rate falls after warm-up."""
+    warmup: Share = 0.05
+    """Share of the steps over which the learning rate rises."""
+    max_grad_norm: NotNegative = 1.0
+    """Clip gradients to this norm; 0: never."""
+    save_every: Steps = 500
+    """Steps between checkpoints to resume from; 0: only at the end."""
+    log_every: Count = 20
+    """Steps between lines in metrics.jsonl."""
+    precision: Precision = "auto"
+    """Number format; auto takes bf16 where the hardware multiplies it natively."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:1."""
+    threads: Steps = 0
+    """CPU threads; 0: as torch decides."""
+    workers: Steps = 0
+    """Processes that prepare the corpus; 0: in this one."""
+    seed: Steps = 42
+    """Same seed, corpus and machine: same weights."""
+
+
+def parse_method(spec: str, find: Callable[[str], Any]) -> tuple[str, dict[str, Any]]:
+    """Read ``name:option=value,option=value`` by the signature of the method it names.
+
+    Args:
+        spec: A method's name and options; the name may be ``package.module:function``.
+        find: Returns the method of a name (`easynlp.methods.find_method`).
+
+    Returns:
+        The name, and the options as the method's annotations want them.
+
+    Raises:
+        ConfigError: If there is no such method or option, or a value is of a wrong type.
+
+    Example:
+        >>> def r_drop(plan, alpha: float = 1.0): ...
+        >>> parse_method("r_drop:alpha=4", lambda name: r_drop)
+        ('r_drop', {'alpha': 4.0})
+    """
+    name, written = _split(spec)
+    function = find(name)
+    parameters = dict(list(inspect.signature(function).parameters.items())[1:])  # less the plan
+    annotations = _annotations(function)
+    options: dict[str, Any] = {}
+    problems: list[str] = []
+    for key, value in written.items():
+        if key not in parameters:
+            known = ", ".join(parameters) or "none"
+            problems.append(
+                f'method {name} has no option "{key}".{did_you_mean(key, parameters)} '
+                f"Its options: {known}"
+            )
+            continue
+        try:
+            options[key] = convert(value, annotations.get(key, str))
+        except ValueError as error:
+            problems.append(f"method {name}, option {key}: {error}")
+    for key, parameter in parameters.items():
+        if parameter.default is parameter.empty and key not in written:
+            problems.append(f"method {name} needs {key}: write {name}:{key}=...")
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return name, options
+
+
+def _split(spec: str) -> tuple[str, Mapping[str, str]]:
+    """Cut a spec into name and options; the name may hold a colon of its own."""
+    if "=" not in spec:
+        if ":" in spec and "." not in spec.split(":")[0]:
+            raise ConfigError(f'method "{spec}": options are written name:option=value,...')
+        return spec, {}
+    head, _, _ = spec.partition("=")
+    name, colon, _ = head.rpartition(":")
+    if not colon:
+        raise ConfigError(f'method "{spec}" has no name; write name:option=value,...')
+    options: dict[str, str] = {}
+    for part in spec[len(name) + 1 :].split(","):
+        key, equals, value = part.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f'method "{spec}": "{part}" is not option=value')
+        if key.strip() in options:
+            raise ConfigError(f'method "{spec}" sets {key.strip()} twice')
+        options[key.strip()] = value.strip()
+    return name, options
+
+
+def _annotations(function: Callable[..., Any]) -> Mapping[str, Any]:
+    """Return evaluated annotations; names imported under TYPE_CHECKING count as anything."""
+    unknown: dict[str, Any] = {}
+    while True:
+        try:
+            return typing.get_type_hints(function, localns=unknown, include_extras=True)
+        except NameError as error:
+            if error.name is None or error.name in unknown:
+                return {}
+            unknown[error.name] = Any
+        except AttributeError:  # ``module.Name`` of such a name
+            return {}
