@@ -7,7 +7,9 @@ Python (``batch_size=``).
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -120,11 +122,16 @@ class PretrainConfig:
     """Options of ``easynlp pretrain``: masked language modeling from raw text."""
 
     corpus: tuple[str, ...]
-    """Text files, or folders of them: txt, jsonl, also .gz and .zst."""
+    """Text files (a paragraph a line, blank lines between documents), or folders of them: .txt,
+    also .gz and .zst."""
     output: str
     """Folder of the run; the model it ends with works as --model."""
     exclude: tuple[str, ...] = ()
-    """File name patterns left out of the folders, e.g. "*_nc.txt"."""
+    """Names of corpus files to leave out, without suffix."""
+    heldout: tuple[str, ...] = ()
+    """Files of texts (one a line) the corpus must not show: such paragraphs are left out."""
+    heldout_rows: Steps = 256
+    """Packed rows kept from training, to score masked accuracy on."""
     overwrite: bool = field(default=False, metadata=ONCE)
     """Delete what is in the output folder first."""
     resume: bool = field(default=False, metadata=ONCE)
@@ -171,8 +178,10 @@ class PretrainConfig:
     """Share of the steps over which the learning rate rises."""
     max_grad_norm: NotNegative = 1.0
     """Clip gradients to this norm; 0: never."""
-    save_every: Steps = 500
-    """Steps between checkpoints to resume from; 0: only at the end."""
+    eval_every: Steps = 500
+    """Steps between scores on the kept rows."""
+    save_every: Steps = 100
+    """Steps between checkpoints to resume from; 0: at every evaluation."""
     log_every: Count = 20
     """Steps between lines in metrics.jsonl."""
     precision: Precision = "auto"
@@ -181,8 +190,6 @@ class PretrainConfig:
     """auto, cpu, cuda or cuda:1."""
     threads: Steps = 0
     """CPU threads; 0: as torch decides."""
-    workers: Steps = 0
-    """Processes that prepare the corpus; 0: in this one."""
     seed: Steps = 42
     """Same seed, corpus and machine: same weights."""
 
@@ -253,14 +260,11 @@ def _split(spec: str) -> tuple[str, Mapping[str, str]]:
 
 
 def _annotations(function: Callable[..., Any]) -> Mapping[str, Any]:
-    """Return evaluated annotations; names imported under TYPE_CHECKING count as anything."""
-    unknown: dict[str, Any] = {}
-    while True:
-        try:
-            return typing.get_type_hints(function, localns=unknown, include_extras=True)
-        except NameError as error:
-            if error.name is None or error.name in unknown:
-                return {}
-            unknown[error.name] = Any
-        except AttributeError:  # ``module.Name`` of such a name
-            return {}
+    """Return the annotations that can be evaluated; those of ``TYPE_CHECKING`` names cannot."""
+    scope = getattr(inspect.unwrap(function), "__globals__", {})
+    found: dict[str, Any] = {}
+    for key, note in getattr(function, "__annotations__", {}).items():
+        alone = types.SimpleNamespace(__annotations__={key: note})
+        with contextlib.suppress(NameError, AttributeError):
+            found |= typing.get_type_hints(alone, globalns=scope, include_extras=True)
+    return found
