@@ -5,9 +5,12 @@ An entry is one file and one line. On the command line: ``--method r_drop:alpha=
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from easynlp.config import parse_method
 from easynlp.registry import resolve
+from easynlp.training.plan import Plan
 
 METHODS: dict[str, str] = {
     "r_drop": "easynlp.methods.r_drop:r_drop",
@@ -15,9 +18,25 @@ METHODS: dict[str, str] = {
     "bag_of_words": "easynlp.pretraining.bag_of_words:bag_of_words",
 }
 
-__all__ = ["METHODS", "find_method"]
+__all__ = ["METHODS", "apply_methods", "find_method"]
 
 
 def find_method(name: str) -> Any:
     """Return the method of a name in `METHODS`, or of ``package.module:name``."""
     return resolve(name, METHODS, kind="method")
+
+
+def apply_methods(plan: Plan, specs: Sequence[str]) -> Plan:
+    """Apply methods to a plan in the order given.
+
+    Args:
+        plan: What to change.
+        specs: ``name`` or ``name:option=value,option=value`` each.
+
+    Raises:
+        ConfigError: If a method or option is unknown, or does not fit the plan.
+    """
+    for spec in specs:
+        name, options = parse_method(spec, find_method)
+        plan = find_method(name)(plan, **options)
+    return plan

@@ -54,6 +54,7 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
     try:
         fill(temporary)
         for file in temporary.iterdir():
+            file.chmod(0o644)  # safetensors writes for the owner only
             with file.open("rb") as handle:
                 os.fsync(handle.fileno())
         temporary.chmod(0o755)

@@ -129,7 +129,7 @@ def fit(
     per_epoch = sampler.steps_per_epoch
     order: list[np.ndarray] = []
     order_of = -1
-    while state.step < options.steps:
+    while state.step < options.steps and not _out_of_patience(state, options):
         epoch, position = divmod(state.step, per_epoch)
         if epoch != order_of:
             order, order_of = sampler.epoch(epoch), epoch
@@ -159,8 +159,6 @@ def fit(
             state.step, options.steps, state.step / per_epoch, losses, lr, norm, speed,
             scores, is_best, stop,
         )  # fmt: skip
-        if stop:
-            return
 
 
 def _step(
@@ -253,7 +251,11 @@ def _judge(score: float, state: State, options: FitOptions) -> tuple[bool, bool]
         state.best_score, state.best_step, state.bad_evals = score, state.step, 0
         return True, False
     state.bad_evals += 1
-    return False, bool(options.patience and state.bad_evals >= options.patience)
+    return False, _out_of_patience(state, options)
+
+
+def _out_of_patience(state: State, options: FitOptions) -> bool:
+    return bool(options.patience and state.bad_evals >= options.patience)
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:

@@ -72,6 +72,6 @@ Method = Callable[..., Plan]
 """``method(plan, **options) -> Plan``; entries of a METHODS table."""
 
 
-def TaskTerm(task: Task) -> Term:  # noqa: N802 - reads as the noun it makes
+def TaskTerm(task: Task) -> Term:
     """Make the term every plan starts with: the task's own loss."""
     return Term("loss", lambda run: task.loss(run.output, run.batch))

@@ -22,7 +22,8 @@ def pick_device(name: str = "auto", local_rank: int = 0) -> torch.device:
         ConfigError: If the named device does not exist here.
     """
     if name == "auto":
-        return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+        found = torch.cuda.is_available()
+        return torch.device("cuda", local_rank) if found else torch.device("cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:

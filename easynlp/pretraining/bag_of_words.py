@@ -1,0 +1,79 @@
+"""Teach the first token to sum up its row: predict the row's words from the pooled vector.
+
+Masked language modeling alone never asks anything of ``[CLS]`` or of the pooler, yet these are
+what stock classification heads read. Here the pooled vector must name the distinct tokens of
+its row (a bag of words), through a projection that is thrown away afterwards. Source: bag-of-words
+prediction of Ma et al. 2022 ("A Contrastive Pre-training Approach to Discriminative Autoencoder
+for Dense Retrieval"); here with the tied input embeddings as the output layer and without their
+contrastive part.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from easynlp.errors import ConfigError
+from easynlp.training.plan import Pass, Plan, Term
+
+__all__ = ["bag_of_words"]
+
+
+class _Recall(torch.nn.Module):
+    """Pooled vector to a score for every token of the vocabulary."""
+
+    def __init__(self, hidden: int, vocabulary: int) -> None:
+        super().__init__()
+        self.project = torch.nn.Linear(hidden, hidden)
+        self.norm = torch.nn.LayerNorm(hidden)
+        self.bias = torch.nn.Parameter(torch.zeros(vocabulary))
+
+    def forward(self, pooled: torch.Tensor, embeddings: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.project(pooled)) @ embeddings.T + self.bias
+
+
+def bag_of_words(plan: Plan, *, weight: float = 0.3) -> Plan:
+    """Add a pooler to the encoder and a term that makes it name the words of its row.
+
+    Args:
+        plan: A `language_modeling` plan whose encoder is a BERT (has a ``pooler`` slot).
+        weight: Of the term; its mean over rows counts as much as one hidden token's loss.
+
+    Raises:
+        ConfigError: If the encoder has no pooler slot.
+    """
+    base = getattr(getattr(plan.model, "core", None), "base_model", None)
+    if base is None or not hasattr(base, "pooler"):
+        raise ConfigError("bag_of_words needs language_modeling over a BERT encoder")
+    if base.pooler is None:
+        from transformers.models.bert.modeling_bert import BertPooler
+
+        base.pooler = BertPooler(base.config)
+    special = torch.from_numpy(_special(plan.task))
+    model: Any = plan.model
+    model.recall = _Recall(base.config.hidden_size, base.config.vocab_size)
+
+    def compute(run: Pass) -> torch.Tensor:
+        embeddings = base.get_input_embeddings().weight
+        scores = model.recall(run.output["pooler_output"].float(), embeddings)
+        ids = original_ids(run.batch)
+        bag = torch.zeros_like(scores).scatter_(1, ids, 1.0)
+        bag[:, special.to(bag.device)] = 0.0
+        bag = bag / bag.sum(1, keepdim=True).clamp(min=1.0)
+        rows = -(bag * scores.log_softmax(-1)).sum(1)
+        return rows.mean() * len(run.batch["masked_positions"])
+
+    return replace(plan, terms=(*plan.terms, Term("bag_of_words", compute, weight)))
+
+
+def original_ids(batch: Any) -> torch.Tensor:
+    """Return the ids of a batch with its holes filled in again, shape (rows, tokens)."""
+    ids: torch.Tensor = batch["input_ids"].clone()
+    ids.view(-1)[batch["masked_positions"]] = batch["target"]
+    return ids
+
+
+def _special(task: Any) -> Any:
+    return task.special

@@ -1,0 +1,57 @@
+"""Train a WordPiece vocabulary: every common character, and the pieces of everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import Tokenizer as Backend
+from tokenizers import models, normalizers, pre_tokenizers, trainers
+
+__all__ = ["save_vocabulary", "train_vocabulary"]
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+def train_vocabulary(texts: Iterable[str], size: int, *, min_frequency: int = 5) -> list[str]:
+    """Return a BERT vocabulary of at most `size` tokens, special tokens first.
+
+    Chinese characters are always tokens of their own, as in BERT, so nearly all of the
+    vocabulary is its alphabet: three quarters are reserved for single characters by frequency,
+    and the rest goes to the pieces of Latin words, numbers and the like.
+
+    Args:
+        texts: Raw paragraphs.
+        size: Most tokens.
+        min_frequency: A piece seen less often is not made.
+
+    Example:
+        >>> train_vocabulary(["深度学习"] * 9, 12)[:6]
+        ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', '习']
+    """
+    backend = Backend(models.WordPiece(unk_token="[UNK]"))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=size, min_frequency=min_frequency, limit_alphabet=size * 3 // 4,
+        special_tokens=SPECIAL, show_progress=False,
+    )  # fmt: skip
+    backend.train_from_iterator(texts, trainer)
+    vocabulary = backend.get_vocab()
+    return sorted(vocabulary, key=lambda token: vocabulary[token])
+
+
+def save_vocabulary(tokens: list[str], folder: Path, *, max_length: int) -> None:
+    """Write a BERT tokenizer into a model folder, as transformers lays it out.
+
+    Args:
+        tokens: Tokens in the order of their ids.
+        folder: An existing folder.
+        max_length: Most tokens the model has positions for.
+    """
+    from transformers import BertTokenizer
+
+    tokenizer = BertTokenizer(vocab={token: i for i, token in enumerate(tokens)})
+    tokenizer.model_max_length = max_length
+    tokenizer.save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(tokens) + "\n", encoding="utf-8")

@@ -1,0 +1,91 @@
+"""The folder a run writes to: refused, cleared or taken up again, never silently mixed."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from easynlp.errors import ConfigError
+from easynlp.training.checkpoint import write_json
+
+__all__ = ["claim_folder"]
+
+_FREE = frozenset({"resume", "overwrite", "threads", "log_every", "save_every", "output", "device"})
+"""Options that may differ when a run is resumed: they do not change the numbers."""
+
+
+def claim_folder(
+    folder: Path, written: str, *, overwrite: bool, resume: bool, name: str
+) -> None:
+    """Make a run's folder and write its resolved recipe into it.
+
+    Args:
+        folder: Where the run will live.
+        written: The resolved recipe, YAML text; becomes ``<name>.yaml``.
+        overwrite: Empty the folder first, if an earlier run wrote it.
+        resume: Go on in it; options that change the numbers must be as they were.
+        name: File name of the recipe, without suffix.
+
+    Raises:
+        ConfigError: If the folder is taken and neither flag is given, is not a run's, or the
+            options differ from those of the run to resume.
+    """
+    recipe = folder / f"{name}.yaml"
+    if overwrite and resume:
+        raise ConfigError("--overwrite and --resume exclude each other")
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"--output {folder} is a file")
+    taken = folder.is_dir() and any(folder.iterdir())
+    if taken and resume and recipe.is_file():
+        _check_same(recipe, yaml.safe_load(written))
+        return
+    if taken and resume:
+        raise ConfigError(f"{folder} holds no run to resume ({recipe.name} is not there)")
+    if taken and not overwrite:
+        raise ConfigError(
+            f"{folder} exists and is not empty. Go on with --resume, start anew with --overwrite, "
+            "or choose another --output"
+        )
+    if taken:
+        if not recipe.is_file():
+            raise ConfigError(
+                f"{folder} was not written by this command ({recipe.name} is not there), so "
+                "--overwrite will not delete it"
+            )
+        shutil.rmtree(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        recipe.write_text(written, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot write to --output {folder}: {error.strerror}") from error
+    write_json(folder / "versions.json", _versions())
+
+
+def _check_same(recipe: Path, resolved: Mapping[str, Any]) -> None:
+    before = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    changed = [
+        f"{key}: was {before.get(key)!r}, now {value!r}"
+        for key, value in resolved.items()
+        if key not in _FREE and before.get(key) != value
+    ]
+    if changed:
+        raise ConfigError(
+            f"cannot resume {recipe.parent} with other options:\n  " + "\n  ".join(changed)
+        )
+
+
+def _versions() -> dict[str, str]:
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"python": platform.python_version(), "machine": platform.platform()}
+    for package in ("easynlp", "torch", "transformers", "tokenizers", "numpy", "onnxruntime"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
