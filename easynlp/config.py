@@ -22,7 +22,7 @@ __all__ = ["DataOptions", "PretrainConfig", "TrainConfig", "parse_method", "reso
 
 Count = Annotated[int, Range(1)]
 Steps = Annotated[int, Range(0)]
-Positive = Annotated[float, Range(1e-12)]
+Positive = Annotated[float, Range(0, above=True)]
 NotNegative = Annotated[float, Range(0)]
 Share = Annotated[float, Range(0, 1)]
 Precision = Literal["auto", "bf16", "fp32"]

@@ -16,7 +16,7 @@ import math
 import textwrap
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -27,8 +27,11 @@ from easynlp.errors import ConfigError, did_you_mean
 __all__ = [
     "Range",
     "Value",
+    "convert",
     "documentation",
+    "flag",
     "hints",
+    "is_required",
     "option_fields",
     "read_recipe",
     "resolve",
@@ -50,8 +53,16 @@ class Range:
 
     low: float = -math.inf
     high: float = math.inf
+    above: bool = False
+    """The low end itself is not valid."""
+
+    def holds(self, value: float) -> bool:
+        """Return whether a number is within the limits."""
+        return self.low <= value <= self.high and not (self.above and value == self.low)
 
     def __str__(self) -> str:
+        if self.above:
+            return f"more than {self.low:g}"
         if self.high == math.inf:
             return f"{self.low:g} or more"
         return f"{self.low:g} to {self.high:g}"
@@ -111,6 +122,7 @@ def resolve(
     path: str | Path | None = None,
     env: Mapping[str, str] | None = None,
     flags: Mapping[str, Any] | None = None,
+    spell: Callable[[str], str] = flag,
 ) -> list[Any]:
     """Fill dataclasses from all sources; later ones win: defaults, YAML, environment, flags.
 
@@ -120,6 +132,7 @@ def resolve(
         env: The environment; ``EASYNLP_BATCH_SIZE`` sets ``batch_size``. A list is separated
             by semicolons.
         flags: What the user named explicitly, on the command line or as keyword arguments.
+        spell: How messages write a field's name.
 
     Returns:
         One instance of each class, in order.
@@ -146,7 +159,7 @@ def resolve(
     given |= _from_env(env or {}, names)
     for name, raw in (flags or {}).items():
         if name in names:
-            given[name] = Value(raw, flag(name))
+            given[name] = Value(raw, spell(name))
         else:
             problems.append(f'unknown option "{name}".{did_you_mean(name, names)}')
     values: dict[str, Any] = {}
@@ -155,7 +168,7 @@ def resolve(
             values[name] = convert(value.raw, hints(names[name])[name])
         except ValueError as error:
             problems.append(f"{value.where}: {error}")
-    problems += _missing(names, given)
+    problems += _missing(names, given, spell)
     if problems:
         raise ConfigError("\n".join(problems))
     made = []
@@ -190,15 +203,22 @@ def _from_env(env: Mapping[str, str], names: Mapping[str, type]) -> dict[str, Va
     return found
 
 
-def _missing(names: Mapping[str, type], given: Mapping[str, Value]) -> list[str]:
-    """Return a message for each option that has neither a value nor a default."""
+def is_required(each: dataclasses.Field[Any]) -> bool:
+    """Return whether a field has no default."""
     missing = dataclasses.MISSING
+    return each.default is missing and each.default_factory is missing
+
+
+def _missing(
+    names: Mapping[str, type], given: Mapping[str, Value], spell: Callable[[str], str]
+) -> list[str]:
+    """Return a message for each option that has neither a value nor a default."""
     problems = []
     for name, cls in names.items():
         field = next(f for f in dataclasses.fields(cls) if f.name == name)
-        if name not in given and field.default is missing and field.default_factory is missing:
+        if name not in given and is_required(field):
             about = documentation(cls).get(name, "")
-            problems.append(f"{flag(name)} is missing: {about[:1].lower()}{about[1:]}")
+            problems.append(f"{spell(name)} is missing: {about[:1].lower()}{about[1:]}")
     return problems
 
 
@@ -346,7 +366,7 @@ def _choice(raw: Any, choices: Sequence[Any]) -> Any:
 
 def _in_range(value: Any, limits: Sequence[Any]) -> Any:
     for limit in limits:
-        if isinstance(limit, Range) and value is not None and not limit.low <= value <= limit.high:
+        if isinstance(limit, Range) and value is not None and not limit.holds(value):
             raise ValueError(f"{value} is out of range; valid: {limit}")
     return value
 

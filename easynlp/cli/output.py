@@ -1,0 +1,55 @@
+"""Where the command line writes: results to standard output, all else to standard error."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["complain", "is_main_process", "listen", "say", "say_json", "say_scores"]
+
+
+def is_main_process() -> bool:
+    """Return whether this process speaks for its peers (``torchrun`` starts several)."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def say(text: str) -> None:
+    """Write a result line to standard output, once for all processes of a run."""
+    if is_main_process():
+        sys.stdout.write(text + "\n")
+
+
+def complain(text: str) -> None:
+    """Write a message to standard error."""
+    sys.stderr.write(text + "\n")
+
+
+def say_json(value: Any) -> None:
+    """Write a result as one line of JSON, Chinese as it is."""
+    say(json.dumps(value, ensure_ascii=False))
+
+
+def say_scores(scores: Mapping[str, Any], *, as_json: bool) -> None:
+    """Write named numbers, aligned or as JSON."""
+    if as_json:
+        say_json(dict(scores))
+        return
+    width = max((len(name) for name in scores), default=0)
+    for name, value in scores.items():
+        shown = f"{value:.4f}" if isinstance(value, float) else str(value)
+        say(f"{name:<{width}}  {shown}")
+
+
+def listen() -> None:
+    """Show the library's notices on standard error; warnings only from processes but the first."""
+    logger = logging.getLogger("easynlp")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+    logger.setLevel(logging.INFO if is_main_process() else logging.WARNING)
+    logger.propagate = False

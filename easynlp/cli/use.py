@@ -1,0 +1,128 @@
+"""``easynlp evaluate``, ``predict`` and ``inspect``: a run or an exported folder at work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from easynlp.cli.command import Command
+from easynlp.cli.output import say_scores
+from easynlp.config import Count, DataOptions
+
+__all__ = ["evaluate", "inspect", "predict"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UseOptions(DataOptions):
+    """What evaluate and predict share."""
+
+    run: str
+    """Run folder, or the onnx folder of an exported one."""
+    backend: Literal["auto", "onnx", "torch"] = "auto"
+    """What computes; auto takes the exported model if there is one, else torch."""
+    batch_size: Count = 32
+    """Texts computed together."""
+    threads: Count = 1
+    """CPU threads of the model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(UseOptions):
+    """Options of ``easynlp evaluate``."""
+
+    data: str
+    """Labelled data to score on."""
+    json: bool = False
+    """Print the scores as one line of JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions(UseOptions):
+    """Options of ``easynlp predict``."""
+
+    input: str
+    """Data to predict, of any size; its columns are kept."""
+    output: str
+    """File to write, row for row as the input: .jsonl, .csv, .tsv, also .gz and .zst."""
+    overwrite: bool = False
+    """Replace the output file if it exists."""
+    json: bool = False
+    """Print the counts as one line of JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectOptions(DataOptions):
+    """Options of ``easynlp inspect``."""
+
+    path: str
+    """Run folder, exported folder or data file."""
+    json: bool = False
+    """Print as one line of JSON."""
+
+
+TITLES = {
+    DataOptions: "Data",
+    UseOptions: "Model",
+    EvaluateOptions: "Evaluation",
+    PredictOptions: "Prediction",
+}
+
+
+def evaluate(tokens: Sequence[str]) -> Command:
+    """Make the command."""
+    return Command(
+        "evaluate", "Score a run on labelled data.", (EvaluateOptions,), _evaluate,
+        positional=("run",), titles=TITLES,
+        after="Example: easynlp evaluate runs/x --data test.jsonl",
+    )  # fmt: skip
+
+
+def predict(tokens: Sequence[str]) -> Command:
+    """Make the command."""
+    return Command(
+        "predict",
+        "Predict a file of any size in constant memory; rows keep their order and columns.",
+        (PredictOptions,), _predict, positional=("run",), titles=TITLES,
+        after="Example: easynlp predict runs/x --input new.csv --output out.jsonl",
+    )  # fmt: skip
+
+
+def inspect(tokens: Sequence[str]) -> Command:
+    """Make the command."""
+    return Command(
+        "inspect", "Show what is in a run folder or a data file.", (InspectOptions,), _inspect,
+        positional=("path",), titles=TITLES,
+        after="Examples: easynlp inspect runs/x; easynlp inspect train.jsonl",
+    )  # fmt: skip
+
+
+def _evaluate(options: EvaluateOptions) -> None:
+    from easynlp import run
+
+    scores = run.evaluate(
+        options.run, options.data, columns=options.columns, encoding=options.encoding,
+        schema=options.schema, header=options.header, backend=options.backend,
+        batch_size=options.batch_size, threads=options.threads,
+    )  # fmt: skip
+    say_scores(scores, as_json=options.json)
+
+
+def _predict(options: PredictOptions) -> None:
+    from easynlp import run
+
+    counts = run.predict(
+        options.run, options.input, options.output, columns=options.columns,
+        encoding=options.encoding, schema=options.schema, header=options.header,
+        backend=options.backend, batch_size=options.batch_size, threads=options.threads,
+        overwrite=options.overwrite,
+    )  # fmt: skip
+    say_scores(counts, as_json=options.json)
+
+
+def _inspect(options: InspectOptions) -> None:
+    if Path(options.path).is_dir():
+        from easynlp import run
+
+        say_scores(run.inspect_run(options.path), as_json=options.json)
