@@ -82,7 +82,9 @@ class Sampler:
         for start in range(0, len(order), span):
             bucket = order[start : start + span]
             bucket = bucket[np.argsort(self.lengths[bucket], kind="stable")]
-            steps += [bucket[i : i + self.batch_size] for i in range(0, len(bucket), self.batch_size)]
+            steps += [
+                bucket[i : i + self.batch_size] for i in range(0, len(bucket), self.batch_size)
+            ]
         return [steps[i] for i in rng.permutation(len(steps))]
 
 
