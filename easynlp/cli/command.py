@@ -72,6 +72,7 @@ def build(command: Command) -> App:
         print_error=False,
         exit_on_error=False,
         result_action="return_value",
+        suppress_keyboard_interrupt=False,
     )
 
     def call(*positional: Any, **named: Any) -> None:
