@@ -218,8 +218,9 @@ class Search:
         close = [did_you_mean(name, self.header) for name in (field.name, *field.guesses)]
         headless = self.header and all(name.startswith("column") for name in self.header)
         schema = ' or name all columns, e.g. --schema "label:str:1,text:str:1"' if headless else ""
+        present = f"{self.listing()}.{max(close, key=len)}"
         return DataError(
-            f"no column for `{field.name}` (looked for: {usual}). {self.listing()}.{max(close, key=len)}",
+            f"no column for `{field.name}` (looked for: {usual}). {present}",
             path=self.path,
             hint=f"Type {flag(field)} COLUMN{schema}",
         )
@@ -260,6 +261,7 @@ def read_examples(
     preferred: Mapping[str, str] | None = None,
     with_targets: bool = True,
     on_empty: OnEmpty = "error",
+    found: dict[str, str] | None = None,
     **reading: Unpack[Reading],
 ) -> Examples:
     r"""Read a file as a task's examples, one at a time.
@@ -273,6 +275,7 @@ def read_examples(
         preferred: Columns to try before guessing, such as those of a saved run.
         with_targets: Whether targets are needed (training, evaluation) or left out.
         on_empty: What an empty text does; prediction keeps it.
+        found: Filled with the field names and the columns found for them.
         **reading: ``encoding``, ``schema``, ``header``, ``format`` of `read_rows`.
 
     Raises:
@@ -284,8 +287,8 @@ def read_examples(
         >>> file = pathlib.Path(tempfile.mkdtemp(), "a.tsv")
         >>> _ = file.write_text("标签\t句子\n1\t好看\n", encoding="utf-8")
         >>> fields = (Field("text", ("text",)), Field("label", ("label",), target=True))
-        >>> found = read_examples(str(file), fields, chosen={"text": "句子", "label": "标签"})
-        >>> [example for row, example in found]
+        >>> pairs = read_examples(str(file), fields, chosen={"text": "句子", "label": "标签"})
+        >>> [example for row, example in pairs]
         [{'text': '好看', 'label': '1'}]
     """
     chosen, preferred = chosen or {}, preferred or {}
@@ -297,4 +300,6 @@ def read_examples(
     columns = Columns.resolve(
         header, fields, chosen, preferred=preferred, path=str(path), with_targets=with_targets
     )
+    if found is not None:
+        found.update(columns.names)
     return Examples(chain(first, rows), columns, header, on_empty)
