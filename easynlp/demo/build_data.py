@@ -206,15 +206,42 @@ def _strings(value: Any) -> Iterator[str]:
             yield from _strings(inner)
 
 
-def split(reviews: Sequence[Review]) -> dict[str, list[Review]]:
-    """Deal reviews, in order, into balanced test, dev and train sets of `SIZES`."""
-    queues = {label: [r for r in reviews if r.label == label] for label in LABELS.values()}
+def split(
+    reviews: Sequence[Review], seen: frozenset[str] = frozenset()
+) -> dict[str, list[Review]]:
+    """Deal reviews, in order, into balanced test, dev and train sets of `SIZES`.
+
+    Test and dev take only reviews that `unseen` says the built-in model was not trained on, and
+    that share no 30-character window (`seen`) with those it was.
+    """
     sets: dict[str, list[Review]] = {}
+    left = list(reviews)
     for name, size in SIZES.items():
-        each = size // len(queues)
-        sets[name] = sorted((r for q in queues.values() for r in q[:each]), key=lambda r: r.key)
-        queues = {label: queue[each:] for label, queue in queues.items()}
+        chosen: set[Review] = set()
+        for label in LABELS.values():
+            fit = [
+                r
+                for r in left
+                if r.label == label
+                and (name == "train" or (unseen(r.text) and seen.isdisjoint(_windows(r.text))))
+            ]
+            chosen.update(fit[: size // len(LABELS)])
+        sets[name] = sorted(chosen, key=lambda r: r.key)
+        left = [r for r in left if r not in chosen]
     return sets
+
+
+def _windows(text: str) -> set[str]:
+    flat = normal(text)
+    return {flat[i : i + WINDOW] for i in range(len(flat) - WINDOW + 1)}
+
+
+def unseen(text: str) -> bool:
+    """Return whether a review is of the half that tiny-zh's pre-training left out.
+
+    The same rule stands in ``docs/tiny-zh/prepare_corpus.py``.
+    """
+    return hashlib.sha256(normal(text).encode()).digest()[-1] % 2 == 0
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -235,7 +262,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             leaks.hold_against(text)
     clean = [review for review in reviews if review.text not in leaks.found]
     chosen = list(apart(clean))
-    for name, rows in split(chosen).items():
+    read = (line for lines in files.values() for line in lines if not unseen(line))
+    seen = frozenset(window for line in read for window in _windows(line))
+    for name, rows in split(chosen, seen).items():
         lines = [
             json.dumps({"text": row.text, "label": row.label}, ensure_ascii=False) + "\n"
             for row in rows

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ __all__ = ["BUILT_IN", "Backbone"]
 BUILT_IN = Path(__file__).with_name("builtin")
 """Folder of the models that come with the package, one folder each."""
 
+_TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+                    "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "merges.txt",
+                    "vocab.json")  # fmt: skip
 _WANTED = ["*.json", "*.safetensors", "vocab.txt", "*.model", "merges.txt"]
 
 
@@ -36,12 +40,14 @@ class Backbone:
         config: The transformers configuration.
         tokenizer: Our tokenizer, read from the same folder.
         folder: Where its weights are; None starts from random weights.
+        home: Where its tokenizer's files are, if anywhere.
     """
 
     name: str
     config: PretrainedConfig
     tokenizer: Tokenizer
     folder: Path | None = None
+    home: Path | None = None
 
     @classmethod
     def load(cls, name: str) -> Backbone:
@@ -68,7 +74,7 @@ class Backbone:
             raise ModelError(f"{folder}/config.json cannot be used: {error}") from error
         if not random:
             check_weights(folder)
-        return cls(name, config, _tokenizer(folder), None if random else folder)
+        return cls(name, config, _tokenizer(folder), None if random else folder, folder)
 
     def with_head(self, architecture: str, **overrides: Any) -> PreTrainedModel:
         """Return the model of an auto class in fp32: pre-trained body, new head.
@@ -99,6 +105,24 @@ class Backbone:
             except Exception as error:
                 raise ModelError(f"cannot make {architecture} of {self.name}: {error}") from error
         return model  # type: ignore[no-any-return]
+
+
+    def save_tokenizer(self, folder: Path) -> None:
+        """Write the tokenizer into a model folder so that we and stock transformers read it."""
+        self.tokenizer.save(folder)
+        if self.home is not None:
+            for name in _TOKENIZER_FILES:
+                if (self.home / name).is_file():
+                    shutil.copyfile(self.home / name, folder / name)
+        settings = folder / "tokenizer_config.json"
+        if not settings.is_file():  # then AutoTokenizer needs to be told what tokenizer.json is
+            names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]",
+                     "sep_token": "[SEP]", "mask_token": "[MASK]"}  # fmt: skip
+            known = {k: v for k, v in names.items() if self.tokenizer.id_of(v) is not None}
+            settings.write_text(
+                json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **known}, indent=1),
+                encoding="utf-8",
+            )
 
 
 def check_weights(folder: Path) -> None:

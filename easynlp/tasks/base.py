@@ -75,6 +75,9 @@ class Task(Protocol):
     def restore(cls, config: Mapping[str, Any], tokenizer: Any) -> Task:
         """Make the task again from what was saved in ``easynlp.json``."""
 
+    def saved(self) -> dict[str, Any]:
+        """Return the options and everything learned as plain JSON values, for `restore`."""
+
     def encode(self, example: Example) -> Features:
         """Turn an example into features; targets are included when the example has them.
 

@@ -7,12 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from easynlp.errors import ConfigError
-from easynlp.training.checkpoint import write_json
+from easynlp.models.backbone import Backbone
+from easynlp.models.heads import core
+from easynlp.training.checkpoint import write_folder, write_json
 
-__all__ = ["claim_folder"]
+__all__ = ["claim_folder", "save_weights"]
 
 _FREE = frozenset({"resume", "overwrite", "threads", "log_every", "save_every", "output", "device"})
 """Options that may differ when a run is resumed: they do not change the numbers."""
@@ -63,6 +66,28 @@ def claim_folder(
     except OSError as error:
         raise ConfigError(f"cannot write to --output {folder}: {error.strerror}") from error
     write_json(folder / "versions.json", _versions())
+
+
+def save_weights(folder: Path, model: torch.nn.Module, backbone: Backbone) -> None:
+    """Write a trained model into its run folder, as stock transformers lays one out.
+
+    Files are written aside and renamed one by one, the weights last.
+
+    Raises:
+        RunError: If the disk is full or refuses; the files that were there stay.
+    """
+    staged = folder / "checkpoints" / "final"
+
+    def fill(target: Path) -> None:
+        inner: Any = core(model)
+        inner.config.dtype = torch.float32
+        inner.save_pretrained(target)
+        backbone.save_tokenizer(target)
+
+    write_folder(staged, fill)
+    for file in sorted(staged.iterdir(), key=lambda f: f.suffix == ".safetensors"):
+        file.replace(folder / file.name)
+    staged.rmdir()
 
 
 def _check_same(recipe: Path, resolved: Mapping[str, Any]) -> None:

@@ -1,0 +1,111 @@
+"""READ THIS FIRST: how a run goes. Config -> data -> plan -> fit -> score -> save.
+
+Every verb of the command line is a function here that reads like a recipe; each step is one
+call into the room that does it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from easynlp import dataset
+from easynlp.config import TrainConfig, to_yaml
+from easynlp.data.sampling import EncodedRows
+from easynlp.distributed import process_group
+from easynlp.errors import ConfigError
+from easynlp.methods import apply_methods
+from easynlp.models.backbone import Backbone
+from easynlp.models.runtime import TorchModel
+from easynlp.pipeline import Pipeline, make_meta, save_meta
+from easynlp.tasks import find_task
+from easynlp.training.folder import claim_folder, save_weights
+from easynlp.training.loop import FitOptions
+from easynlp.training.plan import Plan, TaskTerm
+from easynlp.training.precision import pick_device, resolve_precision
+from easynlp.training.session import Habits, train_to_folder
+
+__all__ = ["train"]
+
+log = logging.getLogger("easynlp")
+
+
+def train(config: TrainConfig, task_config: Any = None) -> Pipeline:
+    """Fine-tune a model on labelled data; return the best checkpoint, ready to predict.
+
+    Args:
+        config: Options of the run; see `TrainConfig`.
+        task_config: Options of the task, an instance of its ``Config``; None takes the defaults.
+
+    Returns:
+        The saved run, as `easynlp.load` would return it.
+
+    Raises:
+        ConfigError: If options are wrong or the output folder is taken.
+        DataError: If a file or row is wrong, with its place.
+        ModelError: If the model cannot be had.
+        Interrupted: After saving, on SIGINT or SIGTERM.
+    """
+    task_type = find_task(config.task)
+    task_config = task_config if task_config is not None else task_type.Config()
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    device = pick_device(config.device)
+    precision = resolve_precision(config.precision, device)
+    folder = Path(config.output)
+
+    backbone = Backbone.load(config.model)
+    data = dataset.read(config, task_type, task_config, backbone.tokenizer)
+    with process_group(device) as world:
+        if world.is_main:
+            claim_folder(
+                folder, to_yaml(config, task_config), overwrite=config.overwrite,
+                resume=config.resume, name="train",
+            )  # fmt: skip
+            dataset.write_fingerprints(config, folder)
+        torch.manual_seed(config.seed)
+        plan = Plan(data.task, data.task.build(backbone), (TaskTerm(data.task),))
+        plan = apply_methods(plan, config.method)
+        pipeline = Pipeline(data.task, TorchModel(plan.model, precision, device))
+
+        state = train_to_folder(
+            plan, EncodedRows.of(data.train), fit_options(config, len(data.train), precision),
+            folder, device=device, world=world,
+            habits=Habits(config.save_every, config.log_every, config.resume),
+            evaluate=(lambda: pipeline.evaluate(data.dev)) if data.dev else None,
+        )  # fmt: skip
+
+        scores: dict[str, Mapping[str, float]] = {}
+        if data.dev:
+            scores["dev"] = pipeline.evaluate(data.dev)
+        if data.test:
+            scores["test"] = pipeline.evaluate(data.test)
+        for split, found in scores.items():
+            log.info("%s: %s", split, "  ".join(f"{k} {v:.4f}" for k, v in found.items()))
+        if world.is_main:
+            save_weights(folder, plan.model, backbone)
+            save_meta(
+                folder,
+                make_meta(
+                    data.task, base_model=config.model, columns=data.columns, scores=scores,
+                    best_step=state.best_step or state.step,
+                ),
+            )  # fmt: skip
+    return Pipeline.load(folder, backend="torch")
+
+
+def fit_options(config: TrainConfig, rows: int, precision: str) -> FitOptions:
+    """Turn a run's options into the loop's: epochs become steps."""
+    per_epoch = -(-rows // config.batch_size)
+    return FitOptions(
+        steps=config.steps or max(1, round(config.epochs * per_epoch)),
+        batch_size=config.batch_size, batch_tokens=config.batch_tokens,
+        accumulate=config.accumulate, lr=config.lr, weight_decay=config.weight_decay,
+        schedule=config.schedule, warmup=config.warmup, max_grad_norm=config.max_grad_norm,
+        precision=precision, eval_every=config.eval_every or per_epoch, patience=config.patience,
+        seed=config.seed,
+    )  # fmt: skip
