@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import os
+from collections import deque
+from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Unpack
 
 from easynlp.config import PretrainConfig, TrainConfig
-from easynlp.errors import ConfigError
-from easynlp.options import resolve
+from easynlp.data.columns import Reading, read_examples
+from easynlp.data.writers import Layout, open_writer
+from easynlp.errors import ConfigError, DataError
+from easynlp.options import read_recipe, resolve
+from easynlp.pipeline import Backend, Pipeline, read_meta
 from easynlp.tasks import find_task
+from easynlp.tasks.base import Example, Prediction
 
-if TYPE_CHECKING:
-    from easynlp.pipeline import Pipeline
-
-__all__ = ["pretrain", "task_options", "train"]
+__all__ = [
+    "evaluate",
+    "inspect",
+    "load",
+    "predict",
+    "pretrain",
+    "task_options",
+    "train",
+]
 
 
 def train(task: str | None = None, *, config: str | Path | None = None, **options: Any) -> Pipeline:
@@ -64,6 +76,146 @@ def pretrain(*, config: str | Path | None = None, **options: Any) -> Path:
     return run_pretraining(resolved)
 
 
+def load(path: str | Path, backend: Backend = "auto", threads: int = 1) -> Pipeline:
+    """Load a run folder, or the onnx folder of an exported one, to predict with.
+
+    Args:
+        path: The folder.
+        backend: ``int8``, ``onnx`` or ``torch``; ``auto`` takes the first of these that is there.
+        threads: CPU threads of an exported model.
+
+    Raises:
+        ModelError: If the folder cannot be used.
+        MissingExtra: If only torch weights are there and torch is not installed.
+
+    Example:
+        >>> load("runs/x").predict(["房间很干净"])                        # doctest: +SKIP
+        [{'label': '好评', 'score': 0.98}]
+    """
+    return Pipeline.load(path, backend=backend, threads=threads)
+
+
+def evaluate(
+    run: str | Path,
+    data: str | Path,
+    *,
+    columns: Mapping[str, str | None] | None = None,
+    backend: Backend = "auto",
+    batch_size: int = 32,
+    threads: int = 1,
+    **reading: Unpack[Reading],
+) -> dict[str, float]:
+    """Score a run on labelled data.
+
+    Args:
+        run: Run folder, or the onnx folder of an exported one.
+        data: The file.
+        columns: Field names (``text``, ``label`` …) to column names; the rest are found.
+        backend: What computes, see `load`.
+        batch_size: Texts computed together; makes no difference to the scores.
+        threads: CPU threads of an exported model.
+        **reading: ``encoding``, ``schema``, ``header`` and ``format`` of the file.
+
+    Returns:
+        The task's scores.
+    """
+    pipeline = load(run, backend, threads)
+    found = read_examples(
+        str(data), pipeline.task.fields, chosen=columns, preferred=pipeline.meta.get("columns"),
+        **reading,
+    )  # fmt: skip
+    try:
+        return pipeline.evaluate((example for _, example in found), batch_size)
+    except DataError as error:
+        raise _in_file(error, data) from error
+
+
+def predict(
+    run: str | Path,
+    input: str | Path,
+    output: str | Path,
+    *,
+    columns: Mapping[str, str | None] | None = None,
+    backend: Backend = "auto",
+    batch_size: int = 32,
+    threads: int = 1,
+    overwrite: bool = False,
+    **reading: Unpack[Reading],
+) -> dict[str, int]:
+    """Predict a file of any size in constant memory.
+
+    Rows keep their order and all their columns; the prediction's keys are added. The output
+    appears when it is complete, or not at all.
+
+    Args:
+        run: Run folder, or the onnx folder of an exported one.
+        input: What to predict.
+        output: Where to write; the extension is the format.
+        columns: Field names to column names; the rest are found.
+        backend: What computes, see `load`.
+        batch_size: Texts computed together; makes no difference to the answers.
+        threads: CPU threads of an exported model.
+        overwrite: Replace an output that exists.
+        **reading: ``encoding``, ``schema``, ``header`` and ``format`` of the input.
+
+    Returns:
+        Counts: ``rows`` written, and of these ``truncated``.
+    """
+    pipeline = load(run, backend, threads)
+    found = read_examples(
+        str(input), pipeline.task.fields, chosen=columns, preferred=pipeline.meta.get("columns"),
+        with_targets=False, on_empty="keep", **reading,
+    )  # fmt: skip
+    waiting: deque[dict[str, Any]] = deque()
+
+    def examples() -> Iterator[Example]:
+        for row, example in found:
+            waiting.append(row.values)
+            yield example
+
+    try:
+        predictions: Iterator[Prediction] = pipeline.stream(examples(), batch_size)
+        first = next(predictions)  # says how the answer's columns are called
+        layout = Layout.of(found.header, list(first))
+        with open_writer(str(output), layout.columns, overwrite=overwrite) as out:
+            for prediction in chain([first], predictions):
+                out.write(layout.merge(waiting.popleft(), prediction))
+    except DataError as error:
+        raise _in_file(error, input) from error
+    return {"rows": pipeline.counts.rows, "truncated": pipeline.counts.truncated}
+
+
+def inspect(path: str | Path) -> dict[str, Any]:
+    """Tell what is in a run folder or an exported one.
+
+    Args:
+        path: The folder.
+
+    Returns:
+        Its task, options, labels, scores and the sizes of its models in bytes.
+
+    Raises:
+        ModelError: If it is no such folder.
+    """
+    folder = Path(path)
+    meta = read_meta(folder)
+    weights = sorted(
+        file
+        for place in (folder, folder / "onnx")
+        for file in place.glob("*")
+        if file.suffix in (".safetensors", ".onnx")
+    )
+    sizes = {str(file.relative_to(folder)): file.stat().st_size for file in weights}
+    return {**meta, "models": sizes}
+
+
+def _in_file(error: DataError, path: str | Path) -> DataError:
+    """Add the file to an error that has none."""
+    if error.path is not None:
+        return error
+    return DataError(error.message, path=str(path), hint=error.hint)
+
+
 def task_options(name: str) -> type:
     """Return the dataclass of a task's own options.
 
@@ -77,8 +229,6 @@ def task_options(name: str) -> type:
 
 
 def _task_of(task: str | None, config: str | Path | None) -> str:
-    from easynlp.options import read_recipe
-
     recipe = read_recipe(config) if config is not None else {}
     name = task or (recipe["task"].raw if "task" in recipe else os.environ.get("EASYNLP_TASK"))
     if not name:

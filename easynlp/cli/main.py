@@ -89,9 +89,20 @@ def _run(tokens: Sequence[str]) -> int:
         rest = list(tokens[1:] if family else tokens)
         _root(family)(rest or ["--help"])
         return 0
-    rest = list(tokens[len(name.split()) :])
+    rest = _with_dashes(tokens[len(name.split()) :])
     build(_load(name, rest))(rest)
     return 0
+
+
+def _with_dashes(tokens: Sequence[str]) -> list[str]:
+    """Write ``--output -`` as ``--output=-``: to the parser a lone dash is no value."""
+    joined: list[str] = []
+    for token in tokens:
+        if token == "-" and joined and joined[-1].startswith("--") and "=" not in joined[-1]:
+            joined[-1] += "=-"
+        else:
+            joined.append(token)
+    return joined
 
 
 def _command_name(tokens: Sequence[str]) -> str | None:

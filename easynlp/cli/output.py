@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["complain", "is_main_process", "listen", "say", "say_json", "say_scores"]
+__all__ = ["complain", "is_main_process", "listen", "say", "say_facts", "say_json", "say_scores"]
 
 
 def is_main_process() -> bool:
@@ -44,12 +44,27 @@ def say_scores(scores: Mapping[str, Any], *, as_json: bool) -> None:
         say(f"{name:<{width}}  {shown}")
 
 
+def say_facts(facts: Mapping[str, Any], *, as_json: bool) -> None:
+    """Write nested facts, as YAML or as JSON."""
+    if as_json:
+        say_json(dict(facts))
+        return
+    import yaml
+
+    plain = json.loads(json.dumps(facts))  # tuples to lists, which YAML writes plainly
+    say(yaml.safe_dump(plain, allow_unicode=True, sort_keys=False, width=100).rstrip())
+
+
 def listen() -> None:
     """Show the library's notices on standard error; warnings only from processes but the first."""
+    global _handler
     logger = logging.getLogger("easynlp")
-    if not logger.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        logger.addHandler(handler)
+    if _handler is not None:
+        logger.removeHandler(_handler)
+    _handler = logging.StreamHandler(sys.stderr)
+    _handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.addHandler(_handler)
     logger.setLevel(logging.INFO if is_main_process() else logging.WARNING)
-    logger.propagate = False
+
+
+_handler: logging.Handler | None = None

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from easynlp import api
 from easynlp.cli.command import Command
-from easynlp.cli.output import say_scores
+from easynlp.cli.output import complain, say, say_facts, say_json, say_scores
 from easynlp.config import Count, DataOptions
+from easynlp.data.writers import STDOUT
+from easynlp.pipeline import Backend
 
 __all__ = ["evaluate", "inspect", "predict"]
 
@@ -20,12 +22,14 @@ class UseOptions(DataOptions):
 
     run: str
     """Run folder, or the onnx folder of an exported one."""
-    backend: Literal["auto", "onnx", "torch"] = "auto"
-    """What computes; auto takes the exported model if there is one, else torch."""
+    backend: Backend = "auto"
+    """What computes; auto takes the first of int8, onnx and torch that is there."""
     batch_size: Count = 32
     """Texts computed together."""
     threads: Count = 1
-    """CPU threads of the model."""
+    """CPU threads of an exported model."""
+    format: str | None = None
+    """Format of the data, when its name does not say: jsonl, csv, tsv, parquet, conll ..."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,30 +103,31 @@ def inspect(tokens: Sequence[str]) -> Command:
 
 
 def _evaluate(options: EvaluateOptions) -> None:
-    from easynlp import run
-
-    scores = run.evaluate(
+    scores = api.evaluate(
         options.run, options.data, columns=options.columns, encoding=options.encoding,
-        schema=options.schema, header=options.header, backend=options.backend,
-        batch_size=options.batch_size, threads=options.threads,
+        schema=options.schema, header=options.header, format=options.format,
+        backend=options.backend, batch_size=options.batch_size, threads=options.threads,
     )  # fmt: skip
     say_scores(scores, as_json=options.json)
 
 
 def _predict(options: PredictOptions) -> None:
-    from easynlp import run
-
-    counts = run.predict(
+    counts = api.predict(
         options.run, options.input, options.output, columns=options.columns,
         encoding=options.encoding, schema=options.schema, header=options.header,
-        backend=options.backend, batch_size=options.batch_size, threads=options.threads,
-        overwrite=options.overwrite,
+        format=options.format, backend=options.backend, batch_size=options.batch_size,
+        threads=options.threads, overwrite=options.overwrite,
     )  # fmt: skip
-    say_scores(counts, as_json=options.json)
+    text = f"{counts['rows']} rows in {options.output}, {counts['truncated']} of them truncated"
+    if options.output == STDOUT:  # where the rows went: nothing may be mixed in
+        complain(text)
+    elif options.json:
+        say_json({"output": options.output, **counts})
+    else:
+        say(text)
 
 
 def _inspect(options: InspectOptions) -> None:
     if Path(options.path).is_dir():
-        from easynlp import run
-
-        say_scores(run.inspect_run(options.path), as_json=options.json)
+        found = api.inspect(options.path)
+        say_facts(found, as_json=options.json)

@@ -122,7 +122,10 @@ def test_help_lists_the_commands(tokens, capsys):
         (["bench", "sped"], 'Unknown command "sped". Did you mean "speed"?'),
         (["train", "text_clasify"], 'unknown task "text_clasify". Did you mean "text_classify"?'),
         (["train", "language_modeling"], "type easynlp pretrain"),
-        (["train", TASK, *FILES, "--ephocs", "3"], "Unknown option: --ephocs. Did you mean --epoch"),
+        (
+            ["train", TASK, *FILES, "--ephocs", "3"],
+            "Unknown option: --ephocs. Did you mean --epoch",
+        ),
         (["train", TASK, *FILES, "--max-lenght", "3"], "Did you mean --max-length?"),
         (["train", TASK, *FILES, "更多"], "Unused Tokens: ['更多']"),
         (["train", TASK, *FILES, "--lr"], "--lr requires an argument"),
