@@ -11,6 +11,7 @@ from typing import Any, Unpack
 
 from easynlp.config import PretrainConfig, TrainConfig
 from easynlp.data.columns import Reading, read_examples
+from easynlp.data.diagnose import FIELDS, inspect_data
 from easynlp.data.writers import Layout, open_writer
 from easynlp.errors import ConfigError, DataError
 from easynlp.options import read_recipe, resolve
@@ -185,18 +186,33 @@ def predict(
     return {"rows": pipeline.counts.rows, "truncated": pipeline.counts.truncated}
 
 
-def inspect(path: str | Path) -> dict[str, Any]:
-    """Tell what is in a run folder or an exported one.
+def inspect(
+    path: str | Path,
+    *,
+    task: str | None = None,
+    columns: Mapping[str, str | None] | None = None,
+    **reading: Unpack[Reading],
+) -> dict[str, Any]:
+    """Tell what is in a run folder, an exported one, or a data file.
 
     Args:
-        path: The folder.
+        path: The folder or file.
+        task: Task whose fields to look for in a data file; by default text, label and entities.
+        columns: Field names to column names; the rest are found.
+        **reading: ``encoding``, ``schema``, ``header`` and ``format`` of a data file.
 
     Returns:
-        Its task, options, labels, scores and the sizes of its models in bytes.
+        Of a folder its task, options, labels, scores and the sizes of its models in bytes; of
+        a file its columns, labels, lengths and what is wrong with it, see
+        `easynlp.data.diagnose.Inspection`.
 
     Raises:
-        ModelError: If it is no such folder.
+        ModelError: If a folder is no run.
+        DataError: If a file cannot be read.
     """
+    if not Path(path).is_dir():
+        fields = find_task(task).fields if task else FIELDS
+        return inspect_data(str(path), fields=fields, chosen=columns, **reading).as_dict()
     folder = Path(path)
     meta = read_meta(folder)
     weights = sorted(

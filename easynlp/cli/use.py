@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from easynlp import api
 from easynlp.cli.command import Command
@@ -62,6 +61,10 @@ class InspectOptions(DataOptions):
 
     path: str
     """Run folder, exported folder or data file."""
+    task: str | None = None
+    """Task whose fields to look for in a data file, e.g. sequence_labeling."""
+    format: str | None = None
+    """Format of a data file, when its name does not say."""
     json: bool = False
     """Print as one line of JSON."""
 
@@ -71,6 +74,7 @@ TITLES = {
     UseOptions: "Model",
     EvaluateOptions: "Evaluation",
     PredictOptions: "Prediction",
+    InspectOptions: "Inspection",
 }
 
 
@@ -128,6 +132,8 @@ def _predict(options: PredictOptions) -> None:
 
 
 def _inspect(options: InspectOptions) -> None:
-    if Path(options.path).is_dir():
-        found = api.inspect(options.path)
-        say_facts(found, as_json=options.json)
+    found = api.inspect(
+        options.path, task=options.task, columns=options.columns, encoding=options.encoding,
+        schema=options.schema, header=options.header, format=options.format,
+    )  # fmt: skip
+    say_facts(found, as_json=options.json)

@@ -202,6 +202,17 @@ def test_inspect_tells_a_run(tmp_path):
         easynlp.inspect(tmp_path / "onnx")
 
 
+def test_inspect_looks_through_a_data_file(tmp_path, capsys):
+    rows = [{"text": "很好", "label": "短"}, {"text": "很好", "label": "短"}]
+    data = str(write_rows(tmp_path / "数据.jsonl", rows))
+    assert easynlp.inspect(data)["duplicates"] == 1
+    assert main(["inspect", data, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["labels"] == {"短": 2}
+    assert main(["inspect", data, "--task", TASK]) == 0
+    assert "短: 2" in capsys.readouterr().out
+    assert main(["inspect", str(tmp_path / "none.jsonl")]) == 2
+
+
 def test_commands_print_results_to_stdout(loaded, tmp_path, capsys):
     data = write_rows(tmp_path / "a.jsonl", [{"text": "很好", "label": "短"}])
     assert main(["evaluate", "runs/x", "--data", str(data)]) == 0
