@@ -57,7 +57,12 @@ def _train(config: TrainConfig, own: Any = None) -> None:
     prepare_process(config.threads)
     from easynlp import run
 
-    run.train(config, own)
+    pipeline = run.train(config, own)
+    for split, scores in pipeline.meta.get("scores", {}).items():
+        say(f"{split}  " + "  ".join(f"{name} {value:.4f}" for name, value in scores.items()))
+    say(config.output)
+    if is_main_process():
+        complain(f"next: easynlp export {config.output} --int8, easynlp serve {config.output}")
 
 
 def _pretrain(config: PretrainConfig) -> None:

@@ -47,6 +47,7 @@ def trained(monkeypatch):
         calls.config, calls.own = config, own
         if calls.error is not None:
             raise calls.error
+        return types.SimpleNamespace(meta={"scores": {"dev": {"accuracy": 0.5}}})
 
     stub = types.ModuleType("easynlp.run")
     stub.train = train
@@ -61,6 +62,20 @@ def test_flags_reach_the_run(trained):
     assert (trained.config.task, trained.config.train) == (TASK, "训练.jsonl")
     assert trained.config.lr == 3e-4
     assert trained.own == Config(max_length=64, multi_label=True)
+
+
+def test_train_prints_scores_and_folder_as_its_result(trained, capsys):
+    assert main(["train", TASK, *FILES]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == "dev  accuracy 0.5000\nruns/x\n"
+    assert "next: easynlp export runs/x" in shown.err
+
+
+def test_only_the_first_process_of_torchrun_speaks(trained, capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    assert main(["train", TASK, *FILES]) == 0
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == ("", "")
 
 
 def test_methods_are_given_one_by_one(trained):
