@@ -1,0 +1,215 @@
+"""What must hold of the one loop, checked on a real (tiny) encoder and the real task."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from easynlp.data.sampling import EncodedRows, Sampler, micro_batches
+from easynlp.distributed import World
+from easynlp.errors import Interrupted, RunError
+from easynlp.models.runtime import TorchModel
+from easynlp.tasks.text_classify import Config, TextClassify
+from easynlp.training.checkpoint import Checkpoints
+from easynlp.training.loop import FitOptions, State, fit
+from easynlp.training.plan import Plan, TaskTerm
+from easynlp.training.session import Habits, train_to_folder
+
+from ..conftest import REVIEWS
+
+CPU = torch.device("cpu")
+ROWS = [{"text": text * (1 + i % 4), "label": label} for i, (text, label) in enumerate(REVIEWS * 4)]
+
+
+def make(backbone, *, dropout: float = 0.0):
+    task = TextClassify.prepare(Config(max_length=64), backbone.tokenizer, ROWS)
+    torch.manual_seed(1)
+    config = dataclasses.replace(backbone)
+    config.config.hidden_dropout_prob = config.config.attention_probs_dropout_prob = dropout
+    plan = Plan(task, task.build(config), ())
+    plan = dataclasses.replace(plan, terms=(TaskTerm(task),))
+    return plan, EncodedRows.of([task.encode(row) for row in ROWS])
+
+
+def options(**changes) -> FitOptions:
+    return FitOptions(**{"steps": 8, "batch_size": 8, "lr": 1e-3, "warmup": 0.0, **changes})
+
+
+def run(backbone, dropout: float = 0.0, **changes):
+    plan, source = make(backbone, dropout=dropout)
+    events = list(fit(plan, source, options(**changes), state=State(), device=CPU))
+    return plan.model.state_dict(), events
+
+
+def same(one, other, tolerance: float = 0.0) -> bool:
+    return all(torch.allclose(one[k], other[k], rtol=0, atol=tolerance) for k in one)
+
+
+def test_accumulating_two_times_four_is_one_times_eight(tiny_backbone) -> None:
+    whole, events = run(tiny_backbone)
+    halves, _ = run(tiny_backbone, accumulate=2)
+    assert same(whole, halves, 2e-6)
+    assert events[-1].losses["loss"] < events[0].losses["loss"]
+
+
+def test_a_token_budget_does_not_change_the_weights(tiny_backbone) -> None:
+    whole, _ = run(tiny_backbone)
+    cut, _ = run(tiny_backbone, batch_tokens=60)
+    assert same(whole, cut, 2e-6)
+
+
+def test_same_seed_same_weights_and_another_seed_others(tiny_backbone) -> None:
+    one, _ = run(tiny_backbone, dropout=0.1)
+    again, _ = run(tiny_backbone, dropout=0.1)
+    other, _ = run(tiny_backbone, dropout=0.1, seed=7)
+    assert same(one, again)
+    assert not same(one, other, 1e-6)
+
+
+@pytest.mark.parametrize("stop_after", [1, 3, 5])
+def test_resumed_run_ends_with_the_same_weights(tiny_backbone, tmp_path, stop_after) -> None:
+    """Dropout on, mid-epoch, through files: bit for bit the uninterrupted run."""
+    straight, _ = run(tiny_backbone, dropout=0.1)
+    checkpoints = Checkpoints(tmp_path)
+    plan, source = make(tiny_backbone, dropout=0.1)
+    state = State()
+    for event in fit(plan, source, options(), state=state, device=CPU):
+        if event.step == stop_after:
+            checkpoints.save(plan.model, state, best=False)
+            break
+    plan, source = make(tiny_backbone, dropout=0.1)
+    torch.manual_seed(999)  # whatever happened in between must not matter
+    state = checkpoints.load(plan.model)
+    assert state is not None
+    assert state.step == stop_after
+    list(fit(plan, source, options(), state=state, device=CPU))
+    assert same(straight, plan.model.state_dict())
+
+
+def test_early_stopping_keeps_the_best_and_stays_stopped(tiny_backbone, tmp_path) -> None:
+    scores = iter([0.5, 0.9, 0.4, 0.3, 0.2, 0.1])
+    plan, source = make(tiny_backbone)
+    arguments = {
+        "device": CPU, "world": World(), "evaluate": lambda: {"accuracy": next(scores)},
+    }  # fmt: skip
+    state = train_to_folder(
+        plan, source, options(eval_every=1, patience=2), tmp_path,
+        habits=Habits(show=False), **arguments,
+    )  # fmt: skip
+    assert (state.step, state.best_step, state.best_score) == (4, 2, 0.9)
+    best = {k: v.clone() for k, v in plan.model.state_dict().items()}
+    plan, source = make(tiny_backbone)
+    again = train_to_folder(
+        plan, source, options(eval_every=1, patience=2), tmp_path,
+        habits=Habits(show=False, resume=True), **arguments,
+    )  # fmt: skip
+    assert again.step == 4
+    assert same(best, plan.model.state_dict())
+
+
+def test_sigterm_saves_and_resuming_gives_the_same_weights(tiny_backbone, tmp_path) -> None:
+    straight, _ = run(tiny_backbone, dropout=0.1)
+    plan, source = make(tiny_backbone, dropout=0.1)
+
+    class Killer:
+        """A source that sends SIGTERM while the third step is under way."""
+
+        lengths = source.lengths
+        seen = 0
+
+        def features(self, index: int, epoch: int):
+            self.seen += 1
+            if self.seen == 20:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return source.features(index, epoch)
+
+    arguments = {"device": CPU, "world": World()}
+    with pytest.raises(Interrupted, match="stopped at step 3 of 8"):
+        train_to_folder(plan, Killer(), options(), tmp_path, habits=Habits(show=False), **arguments)
+    plan, source = make(tiny_backbone, dropout=0.1)
+    train_to_folder(
+        plan, source, options(), tmp_path, habits=Habits(resume=True, show=False), **arguments
+    )
+    assert same(straight, plan.model.state_dict())
+
+
+def test_padding_and_batch_size_do_not_change_logits(tiny_backbone) -> None:
+    plan, _ = make(tiny_backbone)
+    model = TorchModel(plan.model.eval())
+    features = [plan.task.encode(row) for row in ROWS[:8]]
+    together = model.logits(plan.task.collate(features))
+    alone = np.concatenate([model.logits(plan.task.collate([f])) for f in features])
+    assert np.abs(together - alone).max() < 1e-5
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(tiny_backbone) -> None:
+    plan, source = make(tiny_backbone)
+    with torch.no_grad():
+        next(plan.model.parameters()).fill_(float("nan"))
+    with pytest.raises(RunError, match="not finite at step 1"):
+        list(fit(plan, source, options(), state=State(), device=CPU))
+
+
+def test_every_row_is_seen_once_an_epoch_and_budgets_hold() -> None:
+    lengths = np.random.default_rng(0).integers(3, 60, 1000)
+    sampler = Sampler(lengths, batch_size=32, seed=3)
+    first, second = sampler.epoch(0), sampler.epoch(1)
+    assert sorted(np.concatenate(first)) == list(range(1000))
+    assert len(first) == sampler.steps_per_epoch == len(second)
+    assert any(not np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+    padded = sum(len(rows) * lengths[rows].max() for rows in first)
+    assert padded < 1.1 * lengths.sum()  # random batches of 32 would pad by some 80 %
+    for rows in first:
+        parts = [micro_batches(rows, lengths, max_tokens=256, rank=r, world=2) for r in (0, 1)]
+        assert sorted(np.concatenate([p for part in parts for p in part])) == sorted(rows)
+        assert all(len(p) * lengths[p].max() <= 256 or len(p) == 1 for part in parts for p in part)
+
+
+TWO_PROCESSES = """
+import json, sys
+import torch
+from easynlp.models.backbone import Backbone
+from easynlp.distributed import process_group
+from easynlp.training.loop import State, fit
+from tests.invariants.test_loop import CPU, make, options
+
+torch.set_num_threads(1)
+with process_group(CPU) as world:
+    plan, source = make(Backbone.load(sys.argv[1]))
+    events = list(fit(plan, source, options(batch_size=9), state=State(), device=CPU, world=world))
+    if world.is_main:
+        weight = float(sum(p.double().abs().sum() for p in plan.model.parameters()))
+        print(json.dumps([[e.losses["loss"] for e in events], weight]))
+"""
+
+
+def test_two_processes_train_as_one(tiny_folder, tmp_path) -> None:
+    """torchrun, gloo, an odd batch of 9 rows that ends in one of 5: same losses and weights."""
+    import json
+
+    script = tmp_path / "ddp.py"
+    script.write_text(textwrap.dedent(TWO_PROCESSES), encoding="utf-8")
+    root = Path(__file__).parents[2]
+    found = []
+    for launcher in (
+        [sys.executable],
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"],
+    ):
+        done = subprocess.run(
+            [*launcher, str(script), str(tiny_folder)], cwd=root, capture_output=True, text=True,
+            env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}, timeout=120,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+        found.append(json.loads(done.stdout.splitlines()[-1]))
+    (losses, weight), (shared_losses, shared_weight) = found
+    assert losses == pytest.approx(shared_losses, abs=1e-5)
+    assert weight == pytest.approx(shared_weight, rel=1e-6)
