@@ -30,7 +30,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "pipeline",
         "dataset saving pretraining",
         "run deployment",
-        "benchmarks",
+        "demo benchmarks",
         "api",
         "cli",
     )
@@ -124,7 +124,7 @@ for name in names:
 
 
 def test_the_base_install_imports_without_torch():
-    names = [n for n in MODULES if n.startswith(tuple(f"easynlp.{free}" for free in FREE))]
+    names = [n for n in MODULES if f"{n}.".startswith(tuple(f"easynlp.{free}." for free in FREE))]
     done = subprocess.run(
         [sys.executable, "-c", PROBE, " ".join(BLOCKED), " ".join(["easynlp", *names])],
         capture_output=True, text=True, check=False,
@@ -162,9 +162,10 @@ def test_no_prints_exits_pickles_or_evals_in_the_library(module):
         elif isinstance(node, ast.Import):
             assert not {alias.name for alias in node.names} & {"pickle", "dill", "cloudpickle"}
     assert not calls & {"print", "eval", "exec", "exit", "quit", "torch.load", "pickle.loads"}
-    if not module.endswith("__main__"):
+    is_script = "__main__" in MODULES[module].read_text(encoding="utf-8")
+    if not is_script:
         assert not calls & {"sys.exit", "os._exit"}
-    if room(module) != "cli":
+    if room(module) != "cli" and not is_script:
         assert not calls & {"sys.stdout.write", "sys.stderr.write"}
 
 
