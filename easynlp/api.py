@@ -13,6 +13,7 @@ from easynlp.config import PretrainConfig, TrainConfig
 from easynlp.data.columns import Reading, read_examples
 from easynlp.data.diagnose import FIELDS, inspect_data
 from easynlp.data.writers import Layout, open_writer
+from easynlp.deployment.settings import ExportOptions, ServeOptions
 from easynlp.errors import ConfigError, DataError
 from easynlp.options import read_recipe, resolve
 from easynlp.pipeline import Backend, Pipeline, read_meta
@@ -21,10 +22,12 @@ from easynlp.tasks.base import Example, Prediction
 
 __all__ = [
     "evaluate",
+    "export",
     "inspect",
     "load",
     "predict",
     "pretrain",
+    "serve",
     "task_options",
     "train",
 ]
@@ -69,12 +72,9 @@ def pretrain(*, config: str | Path | None = None, **options: Any) -> Path:
     Returns:
         The model folder, which works as ``model=``.
     """
-    (resolved,) = resolve(
-        [PretrainConfig], path=config, env=os.environ, flags=options, spell=_keyword
-    )
     from easynlp.pretraining.run import pretrain as run_pretraining
 
-    return run_pretraining(resolved)
+    return run_pretraining(_options(PretrainConfig, options, config))
 
 
 def load(path: str | Path, backend: Backend = "auto", threads: int = 1) -> Pipeline:
@@ -186,6 +186,40 @@ def predict(
     return {"rows": pipeline.counts.rows, "truncated": pipeline.counts.truncated}
 
 
+def export(run: str | Path, **options: Any) -> Any:
+    """Turn a run into ONNX, check it against the run, and return the report of the check.
+
+    Args:
+        run: Run folder.
+        **options: Fields of `easynlp.deployment.settings.ExportOptions`, e.g. ``int8=True``.
+
+    Raises:
+        GateError: If the exported model disagrees with the run.
+        MissingExtra: If torch or onnx is not installed.
+
+    Example:
+        >>> export("runs/x", int8=True)                                   # doctest: +SKIP
+    """
+    from easynlp.deployment.export import export as run_export
+
+    return run_export(_options(ExportOptions, {"run": str(run), **options}))
+
+
+def serve(run: str | Path, **options: Any) -> None:
+    """Serve a run over HTTP until SIGINT or SIGTERM.
+
+    Args:
+        run: Run folder, or the onnx folder of an exported one.
+        **options: Fields of `easynlp.deployment.settings.ServeOptions`, e.g. ``port=8080``.
+
+    Example:
+        >>> serve("runs/x", port=8080)                                    # doctest: +SKIP
+    """
+    from easynlp.deployment.server import serve as run_server
+
+    run_server(_options(ServeOptions, {"run": str(run), **options}))
+
+
 def inspect(
     path: str | Path,
     *,
@@ -250,6 +284,12 @@ def _task_of(task: str | None, config: str | Path | None) -> str:
     if not name:
         raise ConfigError("which task? E.g. text_classify")
     return str(name)
+
+
+def _options(cls: type, flags: Mapping[str, Any], path: str | Path | None = None) -> Any:
+    """Return one dataclass filled from all sources."""
+    (resolved,) = resolve([cls], path=path, env=os.environ, flags=flags, spell=_keyword)
+    return resolved
 
 
 def _keyword(name: str) -> str:

@@ -205,6 +205,14 @@ def test_convert_leaves_choices_as_they_are():
     assert convert("5", int | None) == 5
 
 
+def test_numbers_of_a_list_may_share_a_word():
+    assert convert(("1,8", "64"), tuple[int, ...]) == (1, 8, 64)
+    assert convert([1, 2], tuple[Annotated[int, Range(1)], ...]) == (1, 2)
+    assert convert("a,b", tuple[str, ...]) == ("a,b",)
+    with pytest.raises(ValueError, match='"x" is not a whole number'):
+        convert("1,x", tuple[int, ...])
+
+
 def r_drop(plan: Plan, alpha: float = 1.0, on: bool = False, name: str = "kl") -> Plan: ...  # noqa: F821
 
 

@@ -1,0 +1,51 @@
+"""``easynlp export`` and ``easynlp serve``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from easynlp.cli.command import Command
+from easynlp.cli.output import say_facts
+from easynlp.deployment.settings import ExportOptions, ServeOptions
+
+__all__ = ["JsonOption", "export", "serve"]
+
+
+@dataclass(frozen=True)
+class JsonOption:
+    """How results are printed."""
+
+    json: bool = False
+    """Print the result as one line of JSON."""
+
+
+def export(tokens: Sequence[str]) -> Command:
+    """Make the command."""
+    return Command(
+        "export",
+        "Turn a run into ONNX that needs no torch, and check that it agrees with the run.",
+        (ExportOptions, JsonOption), _export, positional=("run",),
+        after="Example: easynlp export runs/x --int8",
+    )  # fmt: skip
+
+
+def serve(tokens: Sequence[str]) -> Command:
+    """Make the command."""
+    return Command(
+        "serve", "Serve a run over HTTP: /predict, /healthz, /readyz, /metrics, /docs.",
+        (ServeOptions,), _serve, positional=("run",), recipe=True,
+        after="Example: easynlp serve runs/x --port 8000",
+    )  # fmt: skip
+
+
+def _export(options: ExportOptions, output: JsonOption) -> None:
+    from easynlp.deployment.export import export as run_export
+
+    say_facts(asdict(run_export(options)), as_json=output.json)
+
+
+def _serve(options: ServeOptions) -> None:
+    from easynlp.deployment.server import serve as run_server
+
+    run_server(options)
