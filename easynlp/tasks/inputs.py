@@ -1,0 +1,73 @@
+"""What every app does to its texts: check them, and pad encoded rows into a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from easynlp.errors import DataError
+from easynlp.tasks.base import Batch, Example
+
+__all__ = ["pad_rows", "text_of"]
+
+
+def text_of(example: Example, name: str) -> str:
+    """Return a text field of an example; it may be empty.
+
+    Raises:
+        DataError: If it is missing, not a string, or holds half of a surrogate pair (JSON
+            allows writing one; no tokenizer can read it).
+
+    Example:
+        >>> text_of({"text": "很好"}, "text")
+        '很好'
+    """
+    if not isinstance(example, Mapping) or name not in example:
+        present = ", ".join(map(str, example)) if isinstance(example, Mapping) else "no fields"
+        raise DataError(f"`{name}` is missing; this row has: {present}")
+    text = example[name]
+    if not isinstance(text, str):
+        raise DataError(f"`{name}` is {type(text).__name__} {str(text)[:40]}, not a string")
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"`{name}` holds half of a surrogate pair at character {error.start + 1}"
+            ) from error
+    return text
+
+
+def pad_rows(
+    rows: Sequence[np.ndarray], pad_id: int, type_ids: Sequence[np.ndarray] | None = None
+) -> Batch:
+    """Pad rows of ids on the right to the longest and stack them; all arrays are int64.
+
+    Rows of one length need no mask and get none: attention is faster without.
+
+    Args:
+        rows: Ids of each row, 1-D.
+        pad_id: Fills up short rows.
+        type_ids: Token type ids of each row, where there are two kinds.
+
+    Example:
+        >>> pad_rows([np.array([2, 7, 3]), np.array([2, 3])], 0)["input_ids"].tolist()
+        [[2, 7, 3], [2, 3, 0]]
+    """
+    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+    width = int(lengths.max(initial=0))
+    batch: Batch = {}
+    if bool((lengths == width).all()):
+        batch["input_ids"] = np.stack(rows).astype(np.int64)
+        if type_ids is not None:
+            batch["token_type_ids"] = np.stack(type_ids).astype(np.int64)
+        return batch
+    real = np.arange(width) < lengths[:, None]
+    batch["input_ids"] = np.full(real.shape, pad_id, np.int64)
+    batch["input_ids"][real] = np.concatenate(rows)
+    batch["attention_mask"] = real.astype(np.int64)
+    if type_ids is not None:
+        batch["token_type_ids"] = np.zeros(real.shape, np.int64)
+        batch["token_type_ids"][real] = np.concatenate(type_ids)
+    return batch
