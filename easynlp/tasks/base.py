@@ -52,16 +52,26 @@ class Task(Protocol):
         name: The app's name on the command line.
         architecture: The transformers auto class of the whole model, e.g.
             ``AutoModelForSequenceClassification``; stock transformers loads a saved run with it.
-        metric: The score that picks the best checkpoint (higher is better).
-        fields: What an example is made of.
-        config: A frozen dataclass; what `save` writes and `load` reads back.
+        metric: The score that picks the best checkpoint (higher is better); may depend on the
+            options.
+        fields: What an example is made of. The class names all it could be, a task made by
+            `prepare` or `restore` what it is (pairs or single texts).
+        config: A frozen dataclass; what `saved` returns and `restore` takes.
+        tokenizer: The `Tokenizer` that makes its ids.
     """
 
     name: ClassVar[str]
     architecture: ClassVar[str]
-    metric: ClassVar[str]
-    fields: ClassVar[tuple[Field, ...]]
     config: Any
+    tokenizer: Any
+
+    @property
+    def metric(self) -> str:
+        """See above."""
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """See above."""
 
     @classmethod
     def prepare(cls, config: Any, tokenizer: Any, examples: Sequence[Example]) -> Task:
@@ -87,11 +97,17 @@ class Task(Protocol):
             DataError: If a field is missing, of a wrong type, or a label is unknown.
         """
 
+    def encode_batch(self, examples: Sequence[Example]) -> list[Features]:
+        """Encode many examples at once; the same as `encode` on each, only faster."""
+
     def collate(self, features: Sequence[Features]) -> Batch:
         """Pad features to the longest and stack them; arrays are int64 or float32."""
 
     def count(self, batch: Batch) -> int:
-        """Return the number of targets (rows, tokens …) the summed loss of a batch covers."""
+        """Return the number of targets (rows, tokens …) the summed loss of a batch covers.
+
+        `log_probs` has as many rows.
+        """
 
     def build(self, backbone: Backbone) -> torch.nn.Module:
         """Return the backbone with this task's head on it."""
@@ -106,8 +122,12 @@ class Task(Protocol):
         for every app.
         """
 
-    def decode(self, logits: np.ndarray, batch: Batch, examples: Sequence[Example]) -> list[Prediction]:
+    def decode(
+        self, logits: np.ndarray, batch: Batch, examples: Sequence[Example]
+    ) -> list[Prediction]:
         """Turn the logits of a batch into one prediction an example, in order."""
 
-    def score(self, predictions: Sequence[Prediction], examples: Sequence[Example]) -> dict[str, float]:
+    def score(
+        self, predictions: Sequence[Prediction], examples: Sequence[Example]
+    ) -> dict[str, float]:
         """Compare predictions with the examples' targets; `metric` is among the keys."""
