@@ -135,7 +135,7 @@ def inspect_data(
         labels=dict(tally.labels.most_common()),
         label_overflow=tally.overflow,
         majority=max(tally.labels.values()) / counted if counted else 0.0,
-        lengths=percentiles(tally.lengths),
+        lengths=percentiles(tally.lengths, tally.longest),
         duplicates=duplicates,
         duplicate_places=[f"{path}:{line}" for line in duplicate_lines],
         conflicts=conflicts,
@@ -165,6 +165,7 @@ class Tally:
         self.labels: Counter[str] = Counter()
         self.overflow = False
         self.lengths: Counter[int] = Counter()
+        self.longest = 0
         self.hashes, self.answers, self.lines = array("Q"), array("Q"), array("Q")
 
     def add(self, row: Row) -> None:
@@ -179,6 +180,7 @@ class Tally:
                 self.empty_places.append(str(row))
             return
         length = sum(len(text) for text in texts if isinstance(text, str))
+        self.longest = max(self.longest, length)
         self.lengths[length if length <= LONG else coarse(length)] += 1
         answers = [self.answer(row, field, name) for field, name in self.targets]
         self.hashes.append(text_hash(*(str(text) for text in texts)))
@@ -236,22 +238,23 @@ def coarse(length: int) -> int:
     return length // step * step
 
 
-def percentiles(lengths: Counter[int]) -> dict[str, int]:
-    """Return the lengths below which shares of the rows lie.
+def percentiles(lengths: Counter[int], longest: int) -> dict[str, int]:
+    """Return the lengths that shares of the rows do not exceed, and the longest.
 
     Example:
-        >>> percentiles(Counter({1: 99, 7: 1}))
+        >>> percentiles(Counter({1: 99, 7: 1}), 7)
         {'min': 1, 'p50': 1, 'p90': 1, 'p95': 1, 'p99': 1, 'max': 7}
     """
     if not lengths:
         return {}
     values = np.array(sorted(lengths))
     running = np.cumsum([lengths[int(value)] for value in values])
-    at = {"min": 0.0, "p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "max": 1.0}
-    return {
+    at = {"min": 0.0, "p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
+    found = {
         name: int(values[np.searchsorted(running, max(1, share * running[-1]))])
         for name, share in at.items()
     }
+    return {**found, "max": longest}
 
 
 def text_hash(*texts: str) -> int:

@@ -18,8 +18,8 @@ Lines = Iterator[tuple[int, str]]
 SPACE = re.compile(r"\s*")
 LONGEST_ITEM = 2**24
 """Characters an item may have before its text counts as broken rather than unfinished."""
-COMPACT = 2**20
-"""Characters already read that are worth dropping from the buffer."""
+READ_AHEAD = 2**16
+"""Characters to append to the buffer at a time."""
 
 
 def read_json(path: str, lines: Lines) -> Iterator[Row]:
@@ -88,26 +88,24 @@ class ArrayReader:
                 return ""
 
     def move(self, end: int) -> None:
-        """Move on to a place in the buffer, counting lines and dropping what is behind."""
+        """Move on to a place in the buffer, counting lines."""
         self.number += self.text.count("\n", self.at, end)
         self.at = end
-        if self.at > COMPACT:
-            self.text, self.at = self.text[self.at :], 0
 
     def more(self) -> bool:
-        """Append lines until the buffer has doubled; False if there is none.
+        """Drop what is behind and append lines; False if there is none left.
 
-        Doubling makes an item of many lines, tried again each time, cost linear time.
+        What is ahead at least doubles, so an item of many lines, tried again each time,
+        costs linear time.
         """
-        wanted = len(self.text) - self.at + 1
+        rest = self.text[self.at :]
         parts: list[str] = []
-        while wanted > 0:
-            following = next(self.lines, None)
-            if following is None:
-                break
+        wanted = max(len(rest), READ_AHEAD)
+        while wanted > 0 and (following := next(self.lines, None)) is not None:
             parts.append("\n" + following[1])
             wanted -= len(parts[-1])
-        self.text += "".join(parts)
+        if parts:
+            self.text, self.at = rest + "".join(parts), 0
         return bool(parts)
 
     def item(self) -> Any:

@@ -29,6 +29,9 @@ class Sink(Protocol):
     def finish(self) -> None:
         """Write what is still held back."""
 
+    def drop(self) -> None:
+        """Forget what is held back: the output will not be kept."""
+
 
 def make_sink(kind: str, stream: BinaryIO, columns: Sequence[str], encoding: str) -> Sink:
     """Return what writes a format: jsonl, csv, tsv or parquet."""
@@ -109,6 +112,9 @@ class JsonLines:
     def finish(self) -> None:
         """Nothing is held back."""
 
+    def drop(self) -> None:
+        """Nothing is held back."""
+
 
 class Table:
     """csv by RFC 4180 with LF line ends, or tsv, which has no quoting."""
@@ -147,6 +153,9 @@ class Table:
         if self.spaced:
             log.warning("tabs or line breaks in %d values became spaces; csv and jsonl keep them",
                         self.spaced)  # fmt: skip
+
+    def drop(self) -> None:
+        """Nothing is held back."""
 
 
 def quote(cell: str) -> str:
@@ -252,3 +261,9 @@ class Parquet:
         if self.rows or self.schema is None:
             self.flush()
         self.writer.close()
+
+    def drop(self) -> None:
+        """Keep the writer from adding the file's end to a stream that is closed."""
+        self.rows = []
+        if self.writer is not None:
+            self.writer.is_open = False

@@ -163,6 +163,7 @@ class Writer:
         if not self.open:
             return
         self.open = False
+        self.sink.drop()
         if self.temporary is None:
             return
         for stream in self.streams:
