@@ -17,7 +17,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from easynlp.api import evaluate, export, inspect, load, predict, pretrain, serve, train
+    from easynlp.api import evaluate, inspect, load, predict, pretrain, serve, train
+    from easynlp.deployment.export import export
     from easynlp.errors import EasyNLPError
     from easynlp.pipeline import Pipeline
 
@@ -37,7 +38,12 @@ __all__ = [
     "train",
 ]
 
-_HOMES = {"EasyNLPError": "easynlp.errors", "Pipeline": "easynlp.pipeline"}
+_HOMES = {
+    "EasyNLPError": "easynlp.errors",
+    "Pipeline": "easynlp.pipeline",
+    "export": "easynlp.deployment.export",
+}
+"""Where a name lives, if not in `easynlp.api`."""
 
 
 def __getattr__(name: str) -> Any:

@@ -13,8 +13,9 @@ from easynlp.config import PretrainConfig, TrainConfig
 from easynlp.data.columns import Reading, read_examples
 from easynlp.data.diagnose import FIELDS, inspect_data
 from easynlp.data.writers import Layout, open_writer
-from easynlp.deployment.settings import ExportOptions, ServeOptions
+from easynlp.deployment.settings import ServeOptions
 from easynlp.errors import ConfigError, DataError
+from easynlp.extras import needed_for
 from easynlp.options import read_recipe, resolve
 from easynlp.pipeline import Backend, Pipeline, read_meta
 from easynlp.tasks import find_task
@@ -22,7 +23,6 @@ from easynlp.tasks.base import Example, Prediction
 
 __all__ = [
     "evaluate",
-    "export",
     "inspect",
     "load",
     "predict",
@@ -57,9 +57,10 @@ def train(task: str | None = None, *, config: str | Path | None = None, **option
     name = _task_of(task, config)
     classes = (TrainConfig, task_options(name))
     resolved = resolve(classes, path=config, env=os.environ, flags=options, spell=_keyword)
-    from easynlp import run
+    with needed_for("easynlp.train"):
+        from easynlp import run
 
-    return run.train(*resolved)
+        return run.train(*resolved)
 
 
 def pretrain(*, config: str | Path | None = None, **options: Any) -> Path:
@@ -72,9 +73,11 @@ def pretrain(*, config: str | Path | None = None, **options: Any) -> Path:
     Returns:
         The model folder, which works as ``model=``.
     """
-    from easynlp.pretraining.run import pretrain as run_pretraining
+    resolved = _options(PretrainConfig, options, config)
+    with needed_for("easynlp.pretrain"):
+        from easynlp.pretraining.run import pretrain as run_pretraining
 
-    return run_pretraining(_options(PretrainConfig, options, config))
+        return run_pretraining(resolved)
 
 
 def load(path: str | Path, backend: Backend = "auto", threads: int = 1) -> Pipeline:
@@ -184,25 +187,6 @@ def predict(
     except DataError as error:
         raise _in_file(error, input) from error
     return {"rows": pipeline.counts.rows, "truncated": pipeline.counts.truncated}
-
-
-def export(run: str | Path, **options: Any) -> Any:
-    """Turn a run into ONNX, check it against the run, and return the report of the check.
-
-    Args:
-        run: Run folder.
-        **options: Fields of `easynlp.deployment.settings.ExportOptions`, e.g. ``int8=True``.
-
-    Raises:
-        GateError: If the exported model disagrees with the run.
-        MissingExtra: If torch or onnx is not installed.
-
-    Example:
-        >>> export("runs/x", int8=True)                                   # doctest: +SKIP
-    """
-    from easynlp.deployment.export import export as run_export
-
-    return run_export(_options(ExportOptions, {"run": str(run), **options}))
 
 
 def serve(run: str | Path, **options: Any) -> None:

@@ -42,7 +42,11 @@ def serve(tokens: Sequence[str]) -> Command:
 def _export(options: ExportOptions, output: JsonOption) -> None:
     from easynlp.deployment.export import export as run_export
 
-    say_facts(asdict(run_export(options)), as_json=output.json)
+    report = run_export(
+        options.run, int8=options.int8, output=options.output, texts=options.texts,
+        force=options.force,
+    )  # fmt: skip
+    say_facts(asdict(report), as_json=output.json)
 
 
 def _serve(options: ServeOptions) -> None:

@@ -12,7 +12,8 @@ from cyclopts import App, CycloptsError
 import easynlp
 from easynlp.cli.command import Command, build
 from easynlp.cli.output import complain, listen, say
-from easynlp.errors import EasyNLPError, MissingExtra
+from easynlp.errors import EasyNLPError
+from easynlp.extras import needed_for
 
 __all__ = ["COMMANDS", "main"]
 
@@ -35,17 +36,6 @@ ABOUT = "From a few labels and a pile of Chinese text to a small, fast, served N
 FAMILIES = {"bench": "Measure speed, models or a server."}
 """First words of two-word commands, for the list of commands."""
 
-EXTRAS = {
-    **dict.fromkeys(
-        ("torch", "transformers", "safetensors", "sklearn", "onnx", "onnxscript", "onnx_ir",
-         "rjieba", "nervaluate", "tensorboard"), "train",
-    ),
-    "pyarrow": "parquet",
-    "modelscope_hub": "modelscope",
-    "httpx": "test",
-}  # fmt: skip
-"""Importable names to the extra that installs them."""
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code.
@@ -56,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     tokens = list(sys.argv[1:] if argv is None else argv)
     listen()
     try:
-        code = _run(tokens)
+        with needed_for(f"easynlp {_command_name(tokens)}"):
+            code = _run(tokens)
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # the reader has gone (`| head`): nobody is left to tell
@@ -71,12 +62,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except EasyNLPError as error:
         complain(f"error: {error}")
         return error.exit_code
-    except ModuleNotFoundError as error:
-        extra = EXTRAS.get((error.name or "").partition(".")[0])
-        if extra is None:
-            raise
-        complain(f"error: {MissingExtra(f'easynlp {tokens[0]}', extra)}")
-        return MissingExtra.exit_code
 
 
 def _run(tokens: Sequence[str]) -> int:

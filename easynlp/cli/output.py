@@ -9,7 +9,16 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["complain", "is_main_process", "listen", "say", "say_facts", "say_json", "say_scores"]
+__all__ = [
+    "complain",
+    "is_main_process",
+    "listen",
+    "say",
+    "say_facts",
+    "say_json",
+    "say_scores",
+    "say_table",
+]
 
 
 def is_main_process() -> bool:
@@ -53,6 +62,15 @@ def say_facts(facts: Mapping[str, Any], *, as_json: bool) -> None:
 
     plain = json.loads(json.dumps(facts))  # tuples to lists, which YAML writes plainly
     say(yaml.safe_dump(plain, allow_unicode=True, sort_keys=False, width=100).rstrip())
+
+
+def say_table(table: Any) -> None:
+    """Write a rich table; into a file or pipe as wide as it needs to be."""
+    from rich.console import Console
+
+    if is_main_process():
+        console = Console(file=sys.stdout)
+        Console(file=sys.stdout, width=None if console.is_terminal else 200).print(table)
 
 
 def listen() -> None:

@@ -18,7 +18,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(layer.split())
     for layer in (
         "errors",
-        "options registry",
+        "extras options registry",
         "config",
         "tasks.base",
         "text distributed",
@@ -104,9 +104,11 @@ def test_the_loop_knows_no_task_and_no_method():
     }  # fmt: skip
 
 
-FREE = ("errors", "options", "config", "registry", "text", "data", "tasks", "metrics", "pipeline",
-        "api", "cli", "models.runtime", "deployment.batching", "deployment.server",
-        "deployment.loadtest")  # fmt: skip
+FREE = (
+    "errors", "extras", "options", "config", "registry", "text", "data", "tasks", "metrics",
+    "pipeline", "api", "cli", "models.runtime", "deployment.batching", "deployment.server",
+    "deployment.loadtest",
+)  # fmt: skip
 BLOCKED = ("torch", "transformers", "sklearn", "scipy", "pandas", "pyarrow", "safetensors", "onnx",
            "onnxscript", "rjieba", "nervaluate", "tensorboard")  # fmt: skip
 

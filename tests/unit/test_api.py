@@ -13,7 +13,7 @@ import pytest
 import easynlp
 from easynlp import api
 from easynlp.cli import main
-from easynlp.errors import ConfigError, DataError, ModelError
+from easynlp.errors import ConfigError, DataError, MissingExtra, ModelError
 from easynlp.pipeline import Pipeline
 from easynlp.tasks.base import Field
 
@@ -133,6 +133,14 @@ def test_train_says_what_is_wrong_as_python_writes_it(trained):
     with pytest.raises(ConfigError, match="which task"):
         easynlp.train(train="a", output="b")
     assert not trained
+
+
+def test_train_without_torch_says_what_to_install(monkeypatch):
+    monkeypatch.delattr(easynlp, "run", raising=False)
+    monkeypatch.delitem(sys.modules, "easynlp.run", raising=False)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(MissingExtra, match=r'pip install "easynlp\[train\]"'):
+        easynlp.train(TASK, train="a.jsonl", output="runs/x")
 
 
 def test_evaluate_scores_a_file(loaded, tmp_path):

@@ -1,0 +1,71 @@
+"""``easynlp bench speed|models|serve`` and ``easynlp demo``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from easynlp.benchmarks.settings import ModelsOptions, SpeedOptions
+from easynlp.cli.command import Command
+from easynlp.cli.deploy import JsonOption
+from easynlp.cli.output import say_json, say_table
+from easynlp.cli.train import prepare_process
+from easynlp.deployment.settings import LoadTestOptions
+
+__all__ = ["models", "serve", "speed"]
+
+
+def speed(tokens: Sequence[str]) -> Command:
+    """Make the command."""
+    return Command(
+        "bench speed",
+        "Time training and prediction beside transformers: same weights, same texts, in turns.",
+        (SpeedOptions,), _speed, recipe=True,
+    )  # fmt: skip
+
+
+def models(tokens: Sequence[str]) -> Command:
+    """Make the command."""
+    return Command(
+        "bench models", "Score models and floors on the official splits of FewCLUE tasks.",
+        (ModelsOptions,), _models, recipe=True,
+        after="Example: easynlp bench models --models tfidf-svm --models tiny-zh --tasks eprstmt",
+    )  # fmt: skip
+
+
+def serve(tokens: Sequence[str]) -> Command:
+    """Make the command."""
+    return Command(
+        "bench serve", "Load-test a server: latency, texts a second, and no request lost.",
+        (LoadTestOptions, JsonOption), _serve, positional=("target",),
+        after="Example: easynlp bench serve runs/x --clients 1,8,64",
+    )  # fmt: skip
+
+
+def _speed(options: SpeedOptions) -> None:
+    prepare_process(options.threads)
+    from easynlp.benchmarks.speed import bench_speed, speed_tables
+
+    report = bench_speed(options)
+    if options.json:
+        say_json(report)
+    else:
+        for table in speed_tables(report):
+            say_table(table)
+
+
+def _models(options: ModelsOptions) -> None:
+    prepare_process(options.threads)
+    from easynlp.benchmarks.models import bench_models, models_table
+
+    report = bench_models(options)
+    if options.json:
+        say_json(report)
+    else:
+        say_table(models_table(report))
+
+
+def _serve(options: LoadTestOptions, output: JsonOption) -> None:
+    from easynlp.deployment.loadtest import load_test
+
+    say_json(asdict(load_test(options)))
