@@ -69,7 +69,7 @@ class Columns:
                 empty string says that an optional field has no column.
             preferred: Columns to try before guessing; may be absent.
             path: The file, for messages.
-            with_targets: Whether targets are needed; otherwise they are left out unless chosen.
+            with_targets: Whether targets are needed; otherwise they are left out, even chosen.
 
         Raises:
             ConfigError: If `chosen` names a field the task does not have.
@@ -87,7 +87,7 @@ class Columns:
                     f'no field "{name}".{did_you_mean(name, known)} Fields: {", ".join(known)}'
                 )
         search = Search(tuple(header), chosen, preferred or {}, path)
-        wanted = [f for f in fields if with_targets or not f.target or chosen.get(f.name)]
+        wanted = [field for field in fields if with_targets or not field.target]
         names: dict[str, str] = {}
         for field in sorted(wanted, key=lambda f: not chosen.get(f.name)):
             found = search.find(field, set(names.values()), alone=len(wanted) == 1)
@@ -261,7 +261,6 @@ def read_examples(
     preferred: Mapping[str, str] | None = None,
     with_targets: bool = True,
     on_empty: OnEmpty = "error",
-    found: dict[str, str] | None = None,
     **reading: Unpack[Reading],
 ) -> Examples:
     r"""Read a file as a task's examples, one at a time.
@@ -275,7 +274,6 @@ def read_examples(
         preferred: Columns to try before guessing, such as those of a saved run.
         with_targets: Whether targets are needed (training, evaluation) or left out.
         on_empty: What an empty text does; prediction keeps it.
-        found: Filled with the field names and the columns found for them.
         **reading: ``encoding``, ``schema``, ``header``, ``format`` of `read_rows`.
 
     Raises:
@@ -300,6 +298,4 @@ def read_examples(
     columns = Columns.resolve(
         header, fields, chosen, preferred=preferred, path=str(path), with_targets=with_targets
     )
-    if found is not None:
-        found.update(columns.names)
     return Examples(chain(first, rows), columns, header, on_empty)

@@ -185,6 +185,12 @@ def test_columns_prediction_keeps_empty_rows_in_place(put):
         examples(put("b.jsonl", [{"text": 7}]), with_targets=False, on_empty="keep")
 
 
+def test_columns_prediction_does_not_look_at_labels(put):
+    path = put("a.csv", "text,label\n好,\n差,1\n")
+    found = examples(path, with_targets=False, chosen={"label": "label"})
+    assert found == [{"text": "好"}, {"text": "差"}]
+
+
 def test_columns_texts_are_kept_as_they_are(put):
     text = "  前后有空格 " + "长" * 100_000 + "\n"
     assert examples(put("a.jsonl", [{"text": text, "label": 1}]))[0]["text"] == text
@@ -214,10 +220,9 @@ def test_columns_optional_fields_that_are_no_text_are_left_out():
 
 
 def test_read_examples_reports_columns_and_takes_reading_options(put):
-    found = {}
     path = put("a.tsv", "1\t好\n0\t差\n")
-    stream = read_examples(path, CLASSIFY, schema="label:str:1,sentence:str:1", found=found)
-    assert found == stream.columns.names == {"text": "sentence", "label": "label"}
+    stream = read_examples(path, CLASSIFY, schema="label:str:1,sentence:str:1")
+    assert stream.columns.names == {"text": "sentence", "label": "label"}
     assert stream.header == ("label", "sentence")
     assert [dict(example)["label"] for _, example in stream] == ["1", "0"]
     again = put("b.jsonl", [{"text": "好", "label": 1}])
