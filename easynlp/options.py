@@ -270,7 +270,8 @@ def to_yaml(*instances: Any) -> str:
 
     flat: dict[str, Any] = {}
     for instance in instances:
-        for field in option_fields(type(instance)):
+        own = inspect.get_annotations(type(instance))
+        for field in sorted(option_fields(type(instance)), key=lambda each: each.name not in own):
             if field.metadata.get("once"):
                 continue
             value = getattr(instance, field.name)
