@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import itertools
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from easynlp.data.columns import read_examples
-from easynlp.errors import ConfigError, DataError, EasyNLPError, GateError, MissingExtra, ModelError
+from easynlp.deployment.texts import MOST_TEXTS, read_texts, recorded_examples
+from easynlp.errors import ConfigError, DataError, GateError, MissingExtra, ModelError
 from easynlp.models.runtime import OnnxModel, TorchModel
 from easynlp.pipeline import MODELS, Pipeline, fingerprint, save_meta
 from easynlp.tasks.base import INPUT_NAMES, Example, Task
@@ -27,15 +24,13 @@ if TYPE_CHECKING:
 
     from easynlp.deployment.parity import Agreement
 
-__all__ = ["Report", "export", "recorded_examples"]
+__all__ = ["Report", "export"]
 
 OPSET = 20
 TOLERANCE = 1e-4
 """Most an fp32 export's logits may differ from the run's."""
 AGREEMENT = 0.99
 """Least share of labels an int8 export must have in common with the run."""
-MOST_TEXTS = 1000
-"""Texts an export is checked on."""
 LARGEST = 1_900_000_000
 """Bytes of weights that fit one ONNX file."""
 
@@ -147,50 +142,13 @@ def export(
     return report
 
 
-def recorded_examples(run: str | Path, task: Task, most: int = MOST_TEXTS) -> list[Example]:
-    """Return examples of the data a run was made with: its dev file, else its training file.
-
-    Empty if the run does not say, or the files are no longer there.
-    """
-    folder = Path(run)
-    folder = folder if (folder / "train.yaml").is_file() else folder.parent
-    try:
-        recipe = yaml.safe_load((folder / "train.yaml").read_text(encoding="utf-8"))
-        columns = json.loads((folder / "easynlp.json").read_text(encoding="utf-8")).get("columns")
-    except (OSError, ValueError, yaml.YAMLError):
-        return []
-    reading = {
-        name: recipe[name]
-        for name in ("encoding", "schema", "header")
-        if recipe.get(name) is not None
-    }
-    for name in ("dev", "train"):
-        path = recipe.get(name)
-        if path and Path(path).is_file():
-            try:
-                return _read(path, task, most, columns, reading)
-            except EasyNLPError as error:
-                log.warning("%s cannot be read any more: %s", path, error)
-    return []
-
-
-def _read(
-    path: str, task: Task, most: int, columns: Mapping[str, str] | None, reading: dict[str, Any]
-) -> list[Example]:
-    pairs = read_examples(
-        path, task.fields, preferred=columns, with_targets=False, on_empty="keep", **reading
-    )
-    whole = (example for _, example in pairs if all(str(v).strip() for v in example.values()))
-    return list(itertools.islice(whole, most))
-
-
 def _examples(
     pipeline: Pipeline, run: Path, texts: str | Path | Sequence[Any] | None
 ) -> list[Example]:
     if texts is None:
         return recorded_examples(run, pipeline.task)
     if isinstance(texts, str | Path):
-        found = _read(str(texts), pipeline.task, MOST_TEXTS, pipeline.meta.get("columns"), {})
+        found = read_texts(str(texts), pipeline.task.fields, columns=pipeline.meta.get("columns"))
     else:
         found = [pipeline.example(item) for item in texts[:MOST_TEXTS]]
     if not found:

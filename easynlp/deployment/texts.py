@@ -1,0 +1,76 @@
+"""Real texts to check an export on, or to load a server with."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from easynlp.data.columns import read_examples
+from easynlp.errors import EasyNLPError
+from easynlp.tasks.base import Example, Field, Task
+
+__all__ = ["MOST_TEXTS", "read_texts", "recorded_examples"]
+
+MOST_TEXTS = 1000
+"""Texts that are plenty."""
+
+log = logging.getLogger("easynlp")
+
+
+def recorded_examples(run: str | Path, task: Task, most: int = MOST_TEXTS) -> list[Example]:
+    """Return examples of the data a run was made with: its dev file, else its training file.
+
+    Empty if the run does not say, or the files are no longer there.
+    """
+    folder = Path(run)
+    folder = folder if (folder / "train.yaml").is_file() else folder.parent
+    try:
+        recipe = yaml.safe_load((folder / "train.yaml").read_text(encoding="utf-8"))
+        columns = json.loads((folder / "easynlp.json").read_text(encoding="utf-8")).get("columns")
+    except (OSError, ValueError, yaml.YAMLError):
+        return []
+    reading = {
+        name: recipe[name]
+        for name in ("encoding", "schema", "header")
+        if recipe.get(name) is not None
+    }
+    for name in ("dev", "train"):
+        path = recipe.get(name)
+        if path and Path(path).is_file():
+            try:
+                return read_texts(path, task.fields, most, columns, **reading)
+            except EasyNLPError as error:
+                log.warning("%s cannot be read any more: %s", path, error)
+    return []
+
+
+def read_texts(
+    path: str,
+    fields: Sequence[Field],
+    most: int = MOST_TEXTS,
+    columns: Mapping[str, str] | None = None,
+    **reading: Any,
+) -> list[Example]:
+    """Return the first examples of a file, without targets and without empty ones.
+
+    Args:
+        path: Any file `easynlp.data.readers` reads.
+        fields: The task's fields.
+        most: Most examples to return.
+        columns: Columns to try before guessing.
+        **reading: ``encoding``, ``schema``, ``header``.
+
+    Raises:
+        DataError: If the file cannot be read.
+    """
+    pairs = read_examples(
+        path, fields, preferred=columns, with_targets=False, on_empty="keep", **reading
+    )
+    whole = (example for _, example in pairs if all(str(v).strip() for v in example.values()))
+    return list(itertools.islice(whole, most))
