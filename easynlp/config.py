@@ -48,6 +48,9 @@ class DataOptions:
     """Columns of files without a header, as name:type:length, e.g. label:str:1,text:str:1."""
     header: bool | None = None
     """Whether csv and tsv files start with a header (guessed when not given)."""
+    format: str | None = None
+    """Format of the files (jsonl, csv, tsv, conll, conll_repair …) when the extension does not
+    say it."""
 
     @property
     def columns(self) -> dict[str, str]:

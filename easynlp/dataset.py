@@ -81,12 +81,20 @@ def read(
     )  # fmt: skip
 
 
-def write_fingerprints(config: TrainConfig, folder: Path) -> None:
+def write_fingerprints(config: TrainConfig, data: RunData, folder: Path) -> None:
     """Write what the run's files were (bytes, rows, SHA-256) into ``data.json``."""
-    paths = {"train": config.train, "dev": config.dev, "test": config.test}
+    files = {
+        "train": (config.train, len(data.train)),
+        "dev": (config.dev, len(data.dev)),
+        "test": (config.test, len(data.test)),
+    }
     write_json(
         folder / "data.json",
-        {name: vars(fingerprint(path)) for name, path in paths.items() if path is not None},
+        {
+            name: {"path": path, **vars(fingerprint(path, rows=rows))}
+            for name, (path, rows) in files.items()
+            if path is not None
+        },
     )
 
 
@@ -103,7 +111,7 @@ def _read_file(
         )
     reader = read_examples(
         path, task_type.fields, chosen=chosen, preferred=preferred, encoding=config.encoding,
-        schema=config.schema, header=config.header,
+        schema=config.schema, header=config.header, format=config.format,
     )  # fmt: skip
     pairs = list(reader)
     part = Labelled([row for row, _ in pairs], [example for _, example in pairs])
@@ -112,12 +120,15 @@ def _read_file(
 
 def _encode(task: Task, name: str, part: Labelled) -> list[Features]:
     """Encode every example, placing errors at their line; log what was truncated."""
-    features: list[Features] = []
-    for row, example in zip(part.rows, part.examples, strict=True):
-        try:
-            features.append(task.encode(example))
-        except DataError as error:
-            raise error.at(row.path, row.line) from error
+    try:
+        features = task.encode_batch(part.examples)
+    except DataError:  # again, one by one, to learn which row it is
+        features = []
+        for row, example in zip(part.rows, part.examples, strict=True):
+            try:
+                features.append(task.encode(example))
+            except DataError as error:
+                raise error.at(row.path, row.line) from error
     cut = sum(bool(item.get("truncated")) for item in features)
     log.info("%s: %d rows, %d cut to max_length", name, len(features), cut)
     if cut > len(features) // 10:
@@ -127,7 +138,9 @@ def _encode(task: Task, name: str, part: Labelled) -> list[Features]:
 
 
 def _warn_overlap(name: str, train: Labelled, other: Labelled) -> None:
-    shared = overlap(train.rows, other.rows)
+    shared = overlap(
+        zip(train.rows, train.examples, strict=True), zip(other.rows, other.examples, strict=True)
+    )
     if shared.count:
         log.warning("%d of the %s rows are also in train: scores on them mean little (%s)",
                     shared.count, name, "; ".join(shared.places[:3]))  # fmt: skip

@@ -66,7 +66,7 @@ def train(config: TrainConfig, task_config: Any = None) -> Pipeline:
                 folder, to_yaml(config, task_config), overwrite=config.overwrite,
                 resume=config.resume, name="train",
             )  # fmt: skip
-            dataset.write_fingerprints(config, folder)
+            dataset.write_fingerprints(config, data, folder)
         torch.manual_seed(config.seed)
         plan = Plan(data.task, data.task.build(backbone), (TaskTerm(data.task),))
         plan = apply_methods(plan, config.method)

@@ -27,8 +27,6 @@ class UseOptions(DataOptions):
     """Texts computed together."""
     threads: Count = 1
     """CPU threads of an exported model."""
-    format: str | None = None
-    """Format of the data, when its name does not say: jsonl, csv, tsv, parquet, conll ..."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +61,6 @@ class InspectOptions(DataOptions):
     """Run folder, exported folder or data file."""
     task: str | None = None
     """Task whose fields to look for in a data file, e.g. sequence_labeling."""
-    format: str | None = None
-    """Format of a data file, when its name does not say."""
     json: bool = False
     """Print as one line of JSON."""
 
