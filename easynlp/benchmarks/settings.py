@@ -1,0 +1,100 @@
+"""Options of the benchmarks; docstrings are the help of their flags."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from easynlp.errors import ConfigError
+from easynlp.options import Range
+
+__all__ = ["ModelsOptions", "SpeedOptions"]
+
+Count = Annotated[int, Range(1)]
+Positive = Annotated[float, Range(0, above=True)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelsOptions:
+    """Options of ``easynlp bench models``."""
+
+    models: tuple[str, ...] = ("majority", "tfidf-svm", "random:tiny-zh", "tiny-zh")
+    """Contenders: the floors majority and tfidf-svm, or models as --model takes them, with
+    methods behind plus signs (tiny-zh+r_drop:alpha=4). The last one is compared with the others."""
+    tasks: tuple[str, ...] = ("eprstmt", "tnews", "csldcp")
+    """FewCLUE tasks: eprstmt, tnews, csldcp, iflytek, ocnli, bustm."""
+    splits: tuple[str, ...] = ("0-4",)
+    """Official splits: numbers, a range such as 0-4, or few_all."""
+    seeds: tuple[int, ...] = (42,)
+    """Seeds; a split's score is the mean over them."""
+    data_root: str = "../shared/data/bench"
+    """Folder that holds fewclue_eprstmt, fewclue_tnews …"""
+    output: str = "runs/bench-models"
+    """Folder of results. Finished cells in it are not computed again."""
+    lrs: tuple[Positive, ...] = (1e-4, 3e-4, 1e-3)
+    """Learning rates among which dev chooses, for every model."""
+    epochs: Positive = 20.0
+    """Passes over the training rows of a try, within the limits on steps."""
+    min_steps: Count = 150
+    """Fewest steps of a try."""
+    max_steps: Count = 900
+    """Most steps of a try."""
+    evaluations: Count = 10
+    """Checkpoints of a try among which dev chooses."""
+    batch_size: Count = 16
+    """Rows of a step."""
+    max_length: Annotated[int, Range(8)] = 128
+    """Most tokens of a text."""
+    threads: Annotated[int, Range(0)] = 0
+    """CPU threads; 0: as torch decides."""
+    json: bool = False
+    """Print the report as JSON in place of the table."""
+
+    def numbers(self) -> list[str]:
+        """Return the splits one by one.
+
+        Raises:
+            ConfigError: If a range is none.
+
+        Example:
+            >>> ModelsOptions(splits=("0-2", "few_all")).numbers()
+            ['0', '1', '2', 'few_all']
+        """
+        found: list[str] = []
+        for part in (piece for given in self.splits for piece in given.split(",")):
+            first, dash, last = part.strip().partition("-")
+            if not dash:
+                found.append(first)
+            elif first.isdigit() and last.isdigit() and int(first) <= int(last):
+                found += [str(number) for number in range(int(first), int(last) + 1)]
+            else:
+                raise ConfigError(f'--splits "{part}" is no range such as 0-4')
+        return list(dict.fromkeys(found))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeedOptions:
+    """Options of ``easynlp bench speed``."""
+
+    model: str = "tiny-zh"
+    """The encoder both sides fine-tune and run."""
+    data: str | None = None
+    """Labelled texts; by default FewCLUE TNEWS (train_few_all), else the demo's reviews."""
+    data_root: str = "../shared/data/bench"
+    """Folder in which fewclue_tnews is looked for."""
+    rounds: Annotated[int, Range(2)] = 7
+    """Timed rounds; sides take turns within each. One more round before them is not counted."""
+    steps: Count = 30
+    """Training steps of a round."""
+    texts: Count = 256
+    """Texts to predict in a round."""
+    batch_size: Count = 32
+    """Rows of a training step, and of a call of prediction in batches."""
+    max_length: Annotated[int, Range(8)] = 128
+    """Most tokens of a text, for both sides."""
+    threads: Count = 1
+    """CPU threads, the same for both sides."""
+    output: str | None = None
+    """File to write the report to, as JSON."""
+    json: bool = False
+    """Print the report as JSON in place of the tables."""
