@@ -8,9 +8,10 @@ from dataclasses import asdict
 from easynlp.benchmarks.settings import ModelsOptions, SpeedOptions
 from easynlp.cli.command import Command
 from easynlp.cli.deploy import JsonOption
-from easynlp.cli.output import say_json, say_table
+from easynlp.cli.output import say_json, say_rows, say_table
 from easynlp.cli.train import prepare_process
 from easynlp.deployment.settings import LoadTestOptions
+from easynlp.errors import GateError
 
 __all__ = ["models", "serve", "speed"]
 
@@ -66,6 +67,13 @@ def _models(options: ModelsOptions) -> None:
 
 
 def _serve(options: LoadTestOptions, output: JsonOption) -> None:
-    from easynlp.deployment.loadtest import load_test
+    from easynlp.deployment.loadtest import loadtest
 
-    say_json(asdict(load_test(options)))
+    rounds = [asdict(each) for each in loadtest(**vars(options))]
+    if output.json:
+        say_json(rounds)
+    else:
+        say_rows(rounds)
+    lost = sum(each["lost"] + each["errors"] for each in rounds)
+    if lost:
+        raise GateError(f"{lost} requests were lost or failed")

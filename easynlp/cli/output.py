@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 __all__ = [
@@ -71,6 +71,18 @@ def say_table(table: Any) -> None:
     if is_main_process():
         console = Console(file=sys.stdout)
         Console(file=sys.stdout, width=None if console.is_terminal else 200).print(table)
+
+
+def say_rows(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows of equal keys as a table; at least one."""
+    from rich.table import Table
+
+    table = Table()
+    for name in rows[0]:
+        table.add_column(name.replace("_", " "), justify="right")
+    for row in rows:
+        table.add_row(*(f"{v:,.1f}" if isinstance(v, float) else str(v) for v in row.values()))
+    say_table(table)
 
 
 def listen() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import easynlp
 from easynlp.cli import main
 from easynlp.cli.command import option_of
 from easynlp.cli.main import COMMANDS
+from easynlp.deployment.loadtest import Round
 from easynlp.errors import ConfigError, DataError, GateError, Interrupted
 
 
@@ -187,6 +189,24 @@ def test_faults_of_our_own_are_not_hidden(trained):
     trained.error = ModuleNotFoundError("No module named 'easynlp.nowhere'", name="easynlp.nowhere")
     with pytest.raises(ModuleNotFoundError):
         main(["train", TASK, *FILES])
+
+
+@pytest.mark.parametrize(("lost", "code"), [(0, 0), (2, 1)])
+def test_a_load_test_that_loses_requests_fails(lost, code, monkeypatch, capsys):
+    asked = {}
+
+    def loadtest(**options):
+        asked.update(options)
+        return [Round(8, 99, 0, 0, lost, 1.25, 3.0, 1000.0, 1.0)]
+
+    monkeypatch.setattr("easynlp.deployment.loadtest.loadtest", loadtest)
+    assert main(["bench", "serve", "runs/x", "--clients", "1,8", "--json"]) == code
+    assert (asked["target"], asked["clients"]) == ("runs/x", (1, 8))
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)[0]["texts_per_second"] == 1000.0
+    assert ("2 requests were lost" in shown.err) == bool(lost)
+    main(["bench", "serve", "runs/x"])
+    assert "texts per second" in capsys.readouterr().out
 
 
 def test_version(capsys):
