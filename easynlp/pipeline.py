@@ -346,7 +346,7 @@ def _check_same_weights(run: Path, exported: Path) -> None:
     weights, report = run / "model.safetensors", exported / "export.json"
     if not (weights.is_file() and report.is_file()):
         return
-    if weights.stat().st_mtime_ns <= report.stat().st_mtime_ns:
+    if weights.stat().st_mtime_ns < report.stat().st_mtime_ns:
         return
     recorded = json.loads(report.read_text(encoding="utf-8")).get("weights")
     if recorded is not None and recorded != fingerprint(weights):

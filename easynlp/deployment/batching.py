@@ -61,7 +61,8 @@ class Batcher(Generic[Item, Result]):
             each, or the exception that item caused.
         length: Cost of an item; those of like cost are computed together.
         max_batch: Most items of a batch.
-        max_wait: Seconds a batch waits to fill, if the one before held several items.
+        max_wait: Most seconds to wait for a batch as large as the one before; 0 suits models
+            that gain nothing from batches.
         max_queue: Most items waiting.
         observe: Called with the size of each batch and the seconds it took.
 
@@ -144,7 +145,7 @@ class Batcher(Generic[Item, Result]):
 
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
-        busy = False
+        last = 1
         while True:
             if not self._waiting:
                 if self._closed:
@@ -152,13 +153,12 @@ class Batcher(Generic[Item, Result]):
                 self._arrived.clear()
                 await self._arrived.wait()
                 continue
-            if busy and self.max_wait and len(self._waiting) < self.max_batch:
-                await self._wait_for_more()
+            if self.max_wait and len(self._waiting) < last:
+                await self._wait_for(last)
             batch = self._take()
             if not batch:
                 continue
-            busy = len(batch) > 1
-            self._running = len(batch)
+            self._running = last = len(batch)
             started = loop.time()
             try:
                 results: Sequence[Any] = await loop.run_in_executor(
@@ -173,10 +173,11 @@ class Batcher(Generic[Item, Result]):
             for each, result in zip(batch, results, strict=True):
                 _settle(each, result)
 
-    async def _wait_for_more(self) -> None:
+    async def _wait_for(self, number: int) -> None:
+        """Wait, not for long, for as many items as the last batch had."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.max_wait):
-                while len(self._waiting) < self.max_batch and not self._closed:
+                while len(self._waiting) < number and not self._closed:
                     self._arrived.clear()
                     await self._arrived.wait()
 

@@ -124,6 +124,8 @@ class Service:
             self._pipeline = await asyncio.to_thread(self._load)
             names = {field.name for field in self.pipeline.task.fields if not field.target}
             self.limits = Limits(self.options, pair="text_b" in names)
+            if self.pipeline.model.row_wise:
+                self.batcher.max_wait = 0.0
             await asyncio.to_thread(self._warm_up)
         except Exception as error:
             self.error, self.state = error, "failed"

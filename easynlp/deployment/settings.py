@@ -56,8 +56,8 @@ class ServeOptions:
     max_batch: Count = 32
     """Most texts computed together."""
     max_wait: Seconds = 0.002
-    """Seconds to wait for a batch to fill while several clients are asking; a lone client never
-    waits."""
+    """Most seconds to wait for a batch as large as the last one; a lone client never waits, and
+    nobody does for an int8 model, whose rows run one by one."""
     request_timeout: Annotated[float, Range(0.1)] = 30.0
     """Seconds a request may take to arrive (408), and then to be answered (503)."""
     drain_delay: Seconds = 0.0

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import random
 import re
 import time
-import uuid
 from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -151,4 +151,4 @@ def _request_id(scope: Scope) -> str:
             given = value.decode("latin-1")
             if SAFE_ID.fullmatch(given):
                 return str(given)
-    return uuid.uuid4().hex
+    return f"{random.getrandbits(64):016x}"

@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from easynlp.deployment import export as export_module
+from easynlp.deployment.export import export
+from easynlp.deployment.quantize import quantize_tables, quiet
+from easynlp.errors import ConfigError, DataError, GateError, RunError
+from easynlp.pipeline import Pipeline
+from tests.unit.deployment import tiny
+
+
+def fake_trace(monkeypatch, run):
+    """Take the graph from an earlier export: tracing takes seconds."""
+    graph = onnx.load(run / "fp32" / "model.onnx")
+    monkeypatch.setattr(export_module, "_trace", lambda model, inputs: graph)
+
+
+def report_of(folder):
+    return json.loads((folder / "export.json").read_text(encoding="utf-8"))
+
+
+def test_fp32_export_equals_the_run_in_every_shape(run):
+    eager, exported = Pipeline.load(run, backend="torch"), Pipeline.load(run / "fp32")
+    assert exported.model.backend == "onnx"
+    for rows, width in ((1, 2), (3, 21), (16, 100)):
+        ids = np.random.default_rng(rows).integers(0, 60, (rows, width))
+        mask = (np.arange(width) < np.arange(rows)[:, None] * 3 + 2).astype(np.int64)
+        batch = {"input_ids": ids, "attention_mask": mask}
+        np.testing.assert_allclose(
+            exported.model.logits(batch), eager.model.logits(batch), atol=1e-4
+        )
+    assert report_of(run / "fp32")["difference"] <= 1e-4
+
+
+def test_int8_export_says_what_the_run_says_and_is_smaller(run):
+    said = report_of(run / "onnx")
+    assert said["passed"] is True
+    assert said["agreement"] >= 0.99
+    assert said["texts"] == 80
+    assert said["bytes"] == (run / "onnx" / "model.int8.onnx").stat().st_size
+    assert said["bytes"] < 0.7 * said["fp32_bytes"]
+    texts = tiny.TEXTS * 3
+    int8, eager = Pipeline.load(run), Pipeline.load(run, backend="torch")
+    assert int8.model.backend == "onnx int8"
+    assert [p["label"] for p in int8.predict(texts)] == [p["label"] for p in eager.predict(texts)]
+
+
+def test_an_int8_answer_does_not_depend_on_its_company(run):
+    int8 = Pipeline.load(run)
+    texts = tiny.TEXTS * 5
+    assert int8.predict(texts, batch_size=64) == [int8.predict([text])[0] for text in texts]
+
+
+def test_the_exported_folder_is_complete_in_itself(run, tmp_path):
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    for file in (run / "onnx").iterdir():
+        (moved / file.name).write_bytes(file.read_bytes())
+    assert {f.name for f in moved.iterdir()} == {
+        "easynlp.json", "export.json", "model.int8.onnx", "tokenizer.json",
+    }  # fmt: skip
+    assert Pipeline.load(moved).predict(["房间很好"])[0]["label"] == "好评"
+
+
+def test_embedding_tables_are_int8_rows(run):
+    graph = onnx.load(run / "onnx" / "model.int8.onnx").graph
+    tables = [i for i in graph.initializer if i.name.endswith("_int8") and i.dims[0] == 1200]
+    assert [i.data_type for i in tables] == [onnx.TensorProto.INT8]
+    sizes = [np.prod(i.dims) for i in graph.initializer if i.data_type == onnx.TensorProto.FLOAT]
+    assert max(sizes) < 1200 * 32
+
+
+def test_int8_rows_are_close_to_the_table():
+    table = np.random.default_rng(0).normal(size=(2000, 32)).astype(np.float32)
+    table[7] *= 1000  # a scale for the whole table would wipe out all other rows
+    table[9] = 0
+    helper = onnx.helper
+    graph = helper.make_graph(
+        [helper.make_node("Gather", ["table", "ids"], ["out"], axis=0)], "lookup",
+        [helper.make_tensor_value_info("ids", onnx.TensorProto.INT64, ["n"])],
+        [helper.make_tensor_value_info("out", onnx.TensorProto.FLOAT, ["n", 32])],
+        [onnx.numpy_helper.from_array(table, "table")],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    assert quantize_tables(model) == 1
+    import onnxruntime as ort
+
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"ids": np.arange(2000)})
+    allowed = np.abs(table).max(1, keepdims=True) / 254 * 1.001
+    assert (np.abs(found - table) <= allowed).all()
+
+
+class Wrong:
+    """A model that disagrees with every other."""
+
+    backend, row_wise = "wrong", True
+
+    def __init__(self, path, threads=1):
+        self.path = path
+
+    def logits(self, batch):
+        return np.tile(np.float32([9.0, -9.0]), (len(batch["input_ids"]), 1))
+
+
+def test_a_failed_check_writes_nothing_unless_forced(run, tmp_path, monkeypatch, caplog):
+    fake_trace(monkeypatch, run)
+    monkeypatch.setattr(export_module, "OnnxModel", Wrong)
+    target = tmp_path / "out"
+    with pytest.raises(GateError, match=r"differs from the run by .*allowed: 0\.0001"):
+        export(run, output=target)
+    monkeypatch.setattr(export_module, "TOLERANCE", np.inf)
+    with pytest.raises(
+        GateError, match=r"agrees with the run on 40 of 80 labels \(50\.00 %.*--force"
+    ) as e:
+        export(run, int8=True, output=target)
+    assert e.value.exit_code == 1
+    assert list(tmp_path.iterdir()) == []
+    with caplog.at_level(logging.WARNING, "easynlp"):
+        report = export(run, int8=True, output=target, force=True)
+    assert report.passed is False
+    assert report_of(target)["passed"] is False
+    assert report_of(target)["agreement"] == 0.5
+    assert "kept by --force" in caplog.text
+
+
+def test_int8_needs_real_texts(run, tmp_path, monkeypatch):
+    fake_trace(monkeypatch, run)
+    folder = tmp_path / "moved"
+    folder.mkdir()
+    for file in run.iterdir():
+        if file.is_file() and file.name != "train.yaml":
+            (folder / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(GateError, match="--texts"):
+        export(folder, int8=True)
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text('{"text": "房间很好"}\n{"text": "态度很差"}\n', encoding="utf-8")
+    assert export(folder, int8=True, texts=texts).texts == 2
+    assert export(folder, int8=True, texts=["房间很好"]).texts == 1
+    with pytest.raises(DataError, match="no texts"):
+        export(folder, int8=True, texts=[])
+
+
+def test_another_folder_is_never_replaced(run, tmp_path, monkeypatch):
+    fake_trace(monkeypatch, run)
+    (tmp_path / "thesis.txt").write_text("irreplaceable")
+    with pytest.raises(ConfigError, match="not written by an export"):
+        export(run, output=tmp_path)
+    with pytest.raises(ConfigError, match="is a file"):
+        export(run, output=tmp_path / "thesis.txt")
+    target = tmp_path / "out"
+    first = export(run, output=target)
+    assert export(run, output=target).bytes == first.bytes
+
+
+def test_a_full_disk_leaves_what_was_there(run, tmp_path, monkeypatch):
+    fake_trace(monkeypatch, run)
+    target = tmp_path / "out"
+    export(run, output=target)
+    before = report_of(target)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(export_module, "save_meta", full)
+    with pytest.raises(RunError, match="No space left"):
+        export(run, output=target)
+    assert report_of(target) == before
+    assert [f.name for f in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_run_trained_further_does_not_use_its_old_export(run, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "copy"
+    (folder / "onnx").mkdir(parents=True)
+    for file in [*run.iterdir(), *(run / "onnx").iterdir()]:
+        if file.is_file():
+            (folder / file.relative_to(run)).write_bytes(file.read_bytes())
+    assert Pipeline.load(folder).model.backend == "onnx int8"
+    weights = load_file(folder / "model.safetensors")
+    weights["classifier.bias"] = weights["classifier.bias"] + torch.tensor([1.0, 0.0])
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(Exception, match="exported from other weights"):
+        Pipeline.load(folder)
+
+
+def test_exporters_are_quiet_and_logging_is_left_alone(capfd):
+    root, handlers = logging.getLogger(), list(logging.getLogger().handlers)
+    with quiet():
+        logging.warning("please consider to run pre-processing")
+        warnings.warn("deprecated", stacklevel=1)
+    assert root.handlers == handlers
+    assert logging.getLogger("torch.onnx").level == logging.NOTSET
+    assert capfd.readouterr() == ("", "")
