@@ -155,6 +155,8 @@ class PretrainConfig:
     max_positions: Count = 512
     """Longest input the model will take, in tokens."""
 
+    dropout: Share = 0.0
+    """Dropout while pre-training; text that is read once is not learned by heart."""
     row_length: Annotated[int, Range(8)] = 128
     """Tokens of a packed training row."""
     mask_rate: Annotated[float, Range(0.01, 0.9)] = 0.15

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
@@ -54,25 +55,22 @@ def documents(path: Path) -> Iterator[list[str]]:
     """
     document: list[str] = []
     with _open(path) as stream:
-        line = 0
-        while True:
+        for number, line in enumerate(stream, 1):
             try:
-                text = stream.readline()
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
             except UnicodeDecodeError as error:
                 raise DataError(
                     f"not UTF-8: byte 0x{error.object[error.start]:02x}",
                     path=str(path),
-                    line=line + 1,
+                    line=number,
                 ) from error
-            line += 1
-            stripped = text.strip()
-            if stripped:
-                document.append(stripped)
+            if text:
+                document.append(text)
             elif document:
                 yield document
                 document = []
-            if not text:
-                return
+    if document:
+        yield document
 
 
 class Heldout:
@@ -96,6 +94,14 @@ class Heldout:
                 kept = self._windows.setdefault(size, set())
                 kept.update(plain[i : i + size] for i in range(len(plain) - size + 1))
 
+    def fingerprint(self) -> str:
+        """Return a SHA-256 of all the windows."""
+        digest = hashlib.sha256()
+        for size in sorted(self._windows):
+            for window in sorted(self._windows[size]):
+                digest.update(window.encode())
+        return digest.hexdigest()
+
     def shows(self, paragraph: str) -> bool:
         """Return whether the paragraph shows a held-out text."""
         plain = _plain(paragraph)
@@ -114,12 +120,12 @@ def _stem(path: Path) -> str:
     return path.name.split(".txt")[0]
 
 
-def _open(path: Path) -> IO[str]:
+def _open(path: Path) -> IO[bytes]:
     if path.name.endswith(".zst"):
         import zstandard
 
         raw = zstandard.ZstdDecompressor().stream_reader(path.open("rb"), closefd=True)
-        return io.TextIOWrapper(io.BufferedReader(raw), encoding="utf-8")
+        return io.BufferedReader(raw)
     if path.name.endswith(".gz"):
-        return gzip.open(path, "rt", encoding="utf-8")
-    return path.open(encoding="utf-8")
+        return gzip.open(path, "rb")  # type: ignore[return-value]
+    return path.open("rb")

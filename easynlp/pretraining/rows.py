@@ -207,9 +207,9 @@ def _fingerprint(
     files: Sequence[Path], tokenizer: Tokenizer, row_length: int, heldout: Heldout | None
 ) -> str:
     digest = hashlib.sha256(f"2 {row_length} {heldout is not None}".encode())
-    digest.update(tokenizer.backend.to_str().encode())
+    digest.update(tokenizer.fingerprint().encode())
     for file in files:
         digest.update(file.name.encode() + hashlib.sha256(file.read_bytes()).digest())
     if heldout is not None:
-        digest.update(repr(sorted((k, len(v)) for k, v in heldout._windows.items())).encode())
+        digest.update(heldout.fingerprint().encode())
     return digest.hexdigest()

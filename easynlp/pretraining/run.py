@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import logging
-import random
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ from easynlp.training.session import Habits, train_to_folder
 __all__ = ["pretrain", "save_model_folder"]
 
 log = logging.getLogger("easynlp")
+FINE_TUNING_DROPOUT = 0.1
+"""Written into a finished model's configuration: few labels need it, one epoch of text does not."""
 
 
 def pretrain(config: PretrainConfig) -> Path:
@@ -111,8 +114,10 @@ def save_model_folder(model: torch.nn.Module, tokenizer: Path, folder: Path) -> 
 
     def fill(target: Path) -> None:
         inner.save_pretrained(target, state_dict=weights)
-        inner.config.dtype = torch.float32
-        inner.config.save_pretrained(target)
+        settings = copy.deepcopy(inner.config)
+        settings.dtype = torch.float32
+        settings.hidden_dropout_prob = settings.attention_probs_dropout_prob = FINE_TUNING_DROPOUT
+        settings.save_pretrained(target)
         for file in tokenizer.iterdir():
             (target / file.name).write_bytes(file.read_bytes())
 
@@ -173,15 +178,31 @@ def _plan(config: PretrainConfig, tokenizer: Tokenizer) -> Plan:
         vocab_size=tokenizer.vocab_size, hidden_size=config.hidden_size,
         num_hidden_layers=config.layers, num_attention_heads=config.heads,
         intermediate_size=config.ffn, max_position_embeddings=config.max_positions,
-        pad_token_id=tokenizer.pad_id,
+        pad_token_id=tokenizer.pad_id, hidden_dropout_prob=config.dropout,
+        attention_probs_dropout_prob=config.dropout,
     )  # fmt: skip
     task = LanguageModeling(
         Config(max_length=config.row_length, mask_rate=config.mask_rate), tokenizer
     )
     torch.manual_seed(config.seed)
-    random.seed(config.seed)
     model = task.build(Backbone("new", shape, tokenizer))
+    _start_positions(core(model))
     return apply_methods(Plan(task, model, (TaskTerm(task),)), config.method)
+
+
+@torch.no_grad()
+def _start_positions(model: Any) -> None:
+    """Start the position vectors as sinusoids, at the scale of the other embeddings.
+
+    Random ones must each be learned before attention can find a neighbour; sinusoids (Vaswani et
+    al. 2017) say from the first step how far apart two tokens are. They are trained on from there.
+    """
+    table = model.base_model.embeddings.position_embeddings.weight
+    count, width = table.shape
+    rates = torch.exp(torch.arange(0, width, 2) * (-math.log(10_000.0) / width))
+    angles = torch.arange(count)[:, None] * rates
+    table[:, 0::2], table[:, 1::2] = angles.sin(), angles.cos()
+    table *= model.config.initializer_range * math.sqrt(2.0)
 
 
 def _fit_options(config: PretrainConfig, rows: int, precision: str) -> FitOptions:

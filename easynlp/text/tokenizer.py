@@ -6,6 +6,7 @@ server all read it through `Tokenizer`, so there is no second preprocessing.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,9 @@ __all__ = ["Encoded", "Tokenizer"]
 MAX_CHARS = 20_000
 """A text is cut to ``max(MAX_CHARS, 16 * max_length)`` characters before tokenizing: nothing
 after that can reach the model, and a hostile text then costs no more than a long one."""
+LONGEST_WORD = 100
+"""Characters of the longest word a WordPiece tokenizer splits; what is cut off a text so far
+behind a token changes nothing about the token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,11 @@ class Tokenizer:
         self._set_truncation(None)
         self.backend.save(str(Path(folder) / "tokenizer.json"))
 
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of all that decides which ids a text gets."""
+        self._set_truncation(None)
+        return hashlib.sha256(self.backend.to_str().encode()).hexdigest()
+
     @property
     def vocab_size(self) -> int:
         """Number of ids, added tokens included."""
@@ -106,7 +115,7 @@ class Tokenizer:
         """Encode many texts or pairs; see `encode`."""
         self._set_truncation(max_length)
         limit = max(MAX_CHARS, 16 * max_length)
-        cut = [_cut(text, limit) for text in texts]
+        cut = [self._shorten(*_cut(text, limit), max_length) for text in texts]
         run = self.backend.encode_batch if offsets else self.backend.encode_batch_fast
         found: list[Encoding] = run([text for text, _ in cut])
         return [
@@ -118,6 +127,24 @@ class Tokenizer:
             )
             for item, (_, was_cut) in zip(found, cut, strict=True)
         ]
+
+    def _shorten(
+        self, text: str | tuple[str, str], was_cut: bool, max_length: int
+    ) -> tuple[str | tuple[str, str], bool]:
+        """Cut the members of a pair after what can reach the model.
+
+        The library keeps all that truncation takes away in pieces, and of a pair it combines
+        every piece of the one with every piece of the other: two texts of 10,000 characters
+        would take half a minute and gigabytes.
+        """
+        if isinstance(text, str) or max(map(len, text)) <= max_length:
+            return text, was_cut
+        short: list[str] = []
+        for member in text:
+            head = self.backend.encode(member, add_special_tokens=False)
+            end = head.offsets[-1][1] + LONGEST_WORD if head.overflowing else len(member)
+            short.append(member[:end])
+        return (short[0], short[1]), was_cut or len(short[0]) + len(short[1]) < sum(map(len, text))
 
     def _set_truncation(self, max_length: int | None) -> None:
         if max_length == self._max_length:
