@@ -8,12 +8,22 @@ from dataclasses import asdict
 from easynlp.benchmarks.settings import ModelsOptions, SpeedOptions
 from easynlp.cli.command import Command
 from easynlp.cli.deploy import JsonOption
-from easynlp.cli.output import say_json, say_rows, say_table
+from easynlp.cli.output import say, say_json, say_rows, say_table
 from easynlp.cli.train import prepare_process
+from easynlp.demo.settings import DemoOptions
 from easynlp.deployment.settings import LoadTestOptions
 from easynlp.errors import GateError
 
-__all__ = ["models", "serve", "speed"]
+__all__ = ["demo", "models", "serve", "speed"]
+
+
+def demo(tokens: Sequence[str]) -> Command:
+    """Make the command."""
+    return Command(
+        "demo",
+        "Train, evaluate, export and time a small model on real Chinese reviews, in minutes.",
+        (DemoOptions,), _demo,
+    )  # fmt: skip
 
 
 def speed(tokens: Sequence[str]) -> Command:
@@ -41,6 +51,18 @@ def serve(tokens: Sequence[str]) -> Command:
         (LoadTestOptions, JsonOption), _serve, positional=("target",),
         after="Example: easynlp bench serve runs/x --clients 1,8,64",
     )  # fmt: skip
+
+
+def _demo(options: DemoOptions) -> None:
+    prepare_process()
+    from easynlp.demo.run import demo_table, next_steps, run_demo
+
+    report = run_demo(options)
+    if options.json:
+        say_json(report)
+    else:
+        say_table(demo_table(report))
+        say(next_steps(report))
 
 
 def _speed(options: SpeedOptions) -> None:
