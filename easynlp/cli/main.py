@@ -12,7 +12,7 @@ from cyclopts import App, CycloptsError
 import easynlp
 from easynlp.cli.command import Command, build
 from easynlp.cli.output import complain, listen, say
-from easynlp.errors import EasyNLPError
+from easynlp.errors import EasyNLPError, Interrupted
 from easynlp.extras import needed_for
 
 __all__ = ["COMMANDS", "main"]
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain(f"error: {error}\nSee: {_help_for(tokens)}")
         return 2
     except EasyNLPError as error:
-        complain(f"error: {error}")
+        complain(str(error) if isinstance(error, Interrupted) else f"error: {error}")
         return error.exit_code
 
 

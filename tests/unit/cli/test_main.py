@@ -181,6 +181,7 @@ def test_how_a_run_ends_is_the_exit_code(error, code, message, trained, capsys):
     assert main(["train", TASK, *FILES]) == code
     shown = capsys.readouterr()
     assert message in shown.err
+    assert shown.err.startswith("error: ") == (code != 130)
     assert "Traceback" not in shown.err
     assert shown.out == ""
 
