@@ -32,7 +32,7 @@ def needed_for(feature: str) -> Iterator[None]:
         MissingExtra: In place of a ModuleNotFoundError of a package an extra installs.
 
     Example:
-        >>> with needed_for("easynlp train"):
+        >>> with needed_for("easynlp train"):          # doctest: +ELLIPSIS
         ...     raise ModuleNotFoundError("No module named 'torch'", name="torch")
         Traceback (most recent call last):
         easynlp.errors.MissingExtra: easynlp train needs packages that are not installed. ...
