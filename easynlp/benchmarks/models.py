@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
 import sys
 import time
 from collections import defaultdict
@@ -236,8 +235,8 @@ def _rank(report: Mapping[str, Any], row: Mapping[str, Any]) -> int:
     return tasks.index(row["task"])
 
 
-def _percent(value: float) -> str:
-    return "" if math.isnan(value) else f"{100 * value:.1f}"
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f}"
 
 
 @contextmanager

@@ -21,11 +21,14 @@ _Z_975 = 1.960
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean over runs: sample standard deviation (n - 1) and the half-width of its interval."""
+    """A mean over runs: sample standard deviation (n - 1) and the half-width of its interval.
+
+    Of one run the last two are not known.
+    """
 
     mean: float
-    sd: float
-    half_width: float
+    sd: float | None
+    half_width: float | None
     runs: int
 
 
@@ -39,7 +42,7 @@ class Ratio:
 
 
 def mean_interval(values: Sequence[float]) -> Mean:
-    """Return the mean of runs with its 95% Student t interval; one run has none (NaN).
+    """Return the mean of runs with its 95% Student t interval; one run has none.
 
     Example:
         >>> mean_interval([0.5, 0.6, 0.7])
@@ -48,7 +51,7 @@ def mean_interval(values: Sequence[float]) -> Mean:
     runs = len(values)
     mean = math.fsum(values) / runs
     if runs == 1:
-        return Mean(mean, math.nan, math.nan, 1)
+        return Mean(round(mean, 6), None, None, 1)
     sd = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (runs - 1))
     t = _T_975[runs - 2] if runs - 2 < len(_T_975) else _Z_975
     return Mean(round(mean, 6), round(sd, 6), round(t * sd / math.sqrt(runs), 4), runs)

@@ -15,7 +15,16 @@ import numpy as np
 
 __all__ = ["Speed", "folder_size", "machine", "time_prediction"]
 
-PACKAGES = ("easynlp", "torch", "transformers", "tokenizers", "onnxruntime", "numpy", "sklearn")
+PACKAGES = (
+    "easynlp",
+    "torch",
+    "transformers",
+    "accelerate",
+    "tokenizers",
+    "onnxruntime",
+    "numpy",
+    "sklearn",
+)
 _DISTRIBUTIONS = {"sklearn": "scikit-learn"}
 
 

@@ -206,9 +206,7 @@ def _strings(value: Any) -> Iterator[str]:
             yield from _strings(inner)
 
 
-def split(
-    reviews: Sequence[Review], seen: frozenset[str] = frozenset()
-) -> dict[str, list[Review]]:
+def split(reviews: Sequence[Review], seen: frozenset[str] = frozenset()) -> dict[str, list[Review]]:
     """Deal reviews, in order, into balanced test, dev and train sets of `SIZES`.
 
     Test and dev take only reviews that `unseen` says the built-in model was not trained on, and

@@ -30,7 +30,8 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "pipeline",
         "dataset saving pretraining",
         "run deployment",
-        "demo benchmarks",
+        "benchmarks",
+        "demo",
         "api",
         "cli",
     )

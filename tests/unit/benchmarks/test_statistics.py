@@ -14,7 +14,7 @@ def test_mean_interval_matches_students_t():
 
 
 def test_mean_interval_of_one_run_is_unknown():
-    assert math.isnan(mean_interval([0.5]).half_width)
+    assert mean_interval([0.5]).half_width is None
 
 
 def test_share_interval_stays_within_bounds():

@@ -1,0 +1,190 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from easynlp.benchmarks import contenders, fewclue
+from easynlp.benchmarks.contenders import Best, Budget, FineTuned, FloorContender
+from easynlp.benchmarks.fewclue import FEWCLUE, Split, Suite, find_split, read_split_file
+from easynlp.benchmarks.models import bench_models, differences, models_table, summarize
+from easynlp.benchmarks.settings import ModelsOptions
+from easynlp.errors import ConfigError, DataError
+
+GOOD = ["房间很干净，下次还来", "早餐丰富，位置方便", "老板热情，性价比高", "景色优美，孩子很喜欢"]
+BAD = ["服务态度太差了，再也不来", "隔音不好，一夜没睡", "空调坏了也没人管", "又贵又脏，不推荐"]
+
+
+def write(path: Path, texts: list[tuple[str, str]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [{"id": i, "text": text, "label": label} for i, (text, label) in enumerate(texts)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """A benchmark of one task with two splits, eight training, four dev and six test rows."""
+    rows = [(text, "Positive") for text in GOOD] + [(text, "Negative") for text in BAD]
+    folder = tmp_path / "bench" / "fewclue_eprstmt"
+    for number in "01":
+        write(folder / f"train_{number}.jsonl", [(text + number, label) for text, label in rows])
+        write(folder / f"dev_{number}.jsonl", [(text + "啊", label) for text, label in rows[2:6]])
+    write(folder / "test_public.jsonl", [(text + "呢", label) for text, label in rows[1:7]])
+    monkeypatch.setitem(fewclue.FEWCLUE, "eprstmt", Suite("fewclue_eprstmt", 6, 2))
+    return tmp_path / "bench"
+
+
+def options(root, **more):
+    given = {
+        "models": ("majority", "tfidf-svm"), "tasks": ("eprstmt",), "splits": ("0-1",),
+        "data_root": str(root), "output": str(root.parent / "out"),
+    }  # fmt: skip
+    return ModelsOptions(**{**given, **more})
+
+
+def test_bench_models_scores_floors(root):
+    pytest.importorskip("sklearn")
+    report = bench_models(options(root))
+    scores = {row["contender"]: row for row in report["scores"]}
+    assert scores["majority"]["mean"] == 0.5
+    assert scores["tfidf-svm"]["mean"] == 1.0
+    assert scores["tfidf-svm"]["runs"] == 2
+    (gain,) = report["differences"]
+    assert (gain["contender"], gain["minus"], gain["mean"]) == ("tfidf-svm", "majority", 0.5)
+    assert json.loads((root.parent / "out" / "report.json").read_text("utf-8")) == json.loads(
+        json.dumps(report)
+    )
+    assert models_table(report).row_count == 4
+
+
+def test_bench_models_goes_on_where_it_was(root, monkeypatch):
+    first = bench_models(options(root, models=("majority",)))
+    lines = root.parent / "out" / "cells.jsonl"
+    with lines.open("a", encoding="utf-8") as file:
+        file.write('{"key": "cut sho')
+    learned = []
+    original = FloorContender.learn
+
+    def spy(self, split, seed, say):
+        learned.append((self.name, split.number))
+        return original(self, split, seed, say)
+
+    monkeypatch.setattr(FloorContender, "learn", spy)
+    again = bench_models(options(root, models=("majority",)))
+    assert learned == []
+    assert again["cells"] == first["cells"]
+    write(root / "fewclue_eprstmt" / "dev_1.jsonl", [(GOOD[0], "Positive"), (BAD[0], "Negative")])
+    bench_models(options(root, models=("majority",)))
+    assert learned == [("majority", "1")]
+    assert len(lines.read_text("utf-8").splitlines()) == 3
+
+
+def test_bench_models_fine_tunes_on_a_budget(root, tiny_folder):
+    name = f"random:{tiny_folder}"
+    budget = {"lrs": (1e-3, 3e-3), "min_steps": 6, "max_steps": 6, "evaluations": 3}
+    report = bench_models(
+        options(root, models=("majority", name), splits=("0",), seeds=(1, 2), **budget)
+    )
+    cells = [cell for cell in report["cells"] if cell["contender"] == name]
+    assert [cell["seed"] for cell in cells] == [1, 2]
+    for cell in cells:
+        assert cell["chosen"]["lr"] in (1e-3, 3e-3)
+        assert cell["chosen"]["step"] in (2, 4, 6)
+        assert cell["rows"] == 6
+        answers = json.loads((root.parent / "out" / "answers" / f"{cell['key']}.json").read_text())
+        assert len(answers) == 6
+    assert [cell["seed"] for cell in report["cells"] if cell["contender"] == "majority"] == [1]
+
+
+@pytest.mark.parametrize("name", ["majority", "tiny"])
+def test_contenders_never_open_the_test_file(root, tiny_folder, name):
+    split = find_split(root, "eprstmt", "0")
+    blind = Split(split.task, split.number, split.train, split.dev, Path("/nowhere"))
+    budget = Budget(lrs=(1e-3,), min_steps=1, max_steps=1)
+    contender = contenders.find(name if name == "majority" else str(tiny_folder), budget)
+    learned = contender.learn(blind, 42, lambda text: None)
+    assert len(learned.predict([{"text": "很好"}])) == 1
+
+
+def test_fine_tuned_identity_changes_with_weights_and_budget(tiny_folder):
+    plain = FineTuned(str(tiny_folder), Budget()).identity()
+    assert plain == FineTuned(str(tiny_folder), Budget()).identity()
+    assert plain != FineTuned(f"random:{tiny_folder}", Budget()).identity()
+    assert plain != FineTuned(str(tiny_folder), Budget(lrs=(1e-4,))).identity()
+    assert plain != FineTuned(f"{tiny_folder}+r_drop", Budget()).identity()
+
+
+def test_best_prefers_accuracy_then_loss():
+    class Model:
+        def __init__(self):
+            self.value = 0
+
+        def state_dict(self):
+            return {}
+
+    class FakePlan:
+        model = Model()
+
+    best = Best()
+    for step, (accuracy, loss) in enumerate([(0.5, 1.0), (0.7, 0.9), (0.7, 0.8), (0.7, 0.85)]):
+        best.consider(FakePlan(), {"accuracy": accuracy, "loss": loss}, {"step": step})
+    assert best.chosen == {"step": 2}
+
+
+def test_find_split_says_what_is_missing(root):
+    with pytest.raises(DataError, match="--data-root"):
+        find_split(root / "elsewhere", "eprstmt", "0")
+    with pytest.raises(ConfigError, match='Did you mean "tnews"'):
+        find_split(root, "tnew", "0")
+    with pytest.raises(ConfigError, match="split"):
+        find_split(root, "eprstmt", "7")
+
+
+def test_read_split_file_refuses_a_test_file_with_rows_taken_out(root):
+    path = root / "fewclue_eprstmt" / "test_public.jsonl"
+    path.write_text("".join(path.open(encoding="utf-8").readlines()[:-1]), encoding="utf-8")
+    with pytest.raises(DataError, match="5 rows, but the released test has 6"):
+        read_split_file(path, "eprstmt")
+
+
+def test_classes_taken_out_are_refused(root):
+    path = root / "fewclue_eprstmt" / "train_0.jsonl"
+    write(path, [(text, "Positive") for text in GOOD])
+    with pytest.raises(DataError, match="1 classes"):
+        bench_models(options(root, models=("majority",)))
+
+
+def test_options_numbers_reads_ranges():
+    assert ModelsOptions(splits=("0-2,4",)).numbers() == ["0", "1", "2", "4"]
+    with pytest.raises(ConfigError, match="no range"):
+        ModelsOptions(splits=("4-0",)).numbers()
+
+
+def test_summarize_averages_seeds_before_splits():
+    cells = [
+        {"contender": "a", "task": "t", "split": split, "accuracy": value}
+        for split, value in [("0", 0.4), ("0", 0.6), ("1", 0.7), ("1", 0.7)]
+    ]
+    (row,) = summarize(cells)
+    assert (row["mean"], row["runs"]) == (0.6, 2)
+    assert differences(cells, ("a",)) == []
+
+
+def test_budget_gives_few_rows_many_passes():
+    budget = Budget(epochs=10, min_steps=100, max_steps=500, batch_size=16)
+    assert [budget.steps(rows) for rows in (32, 240, 5000)] == [100, 150, 500]
+
+
+@pytest.mark.parametrize(("task", "floor"), [("eprstmt", 66.5), ("tnews", 31.2)])
+def test_floors_match_the_published_figures(shared, tmp_path, task, floor):
+    pytest.importorskip("sklearn")
+    report = bench_models(
+        ModelsOptions(
+            models=("tfidf-svm",),
+            tasks=(task,),
+            data_root=str(shared / "data" / "bench"),
+            output=str(tmp_path / "out"),
+        )
+    )
+    assert 100 * report["scores"][0]["mean"] == pytest.approx(floor, abs=0.5)
+    assert report["cells"][0]["rows"] == FEWCLUE[task].test_rows
+    assert models_table(report).row_count == 2

@@ -1,0 +1,42 @@
+import json
+
+import pytest
+
+from easynlp.benchmarks.timing import Speed
+from easynlp.demo import run as demo
+from easynlp.demo.settings import DemoOptions
+from easynlp.errors import ConfigError
+
+
+def test_run_demo_end_to_end(tiny_folder, tmp_path, monkeypatch):
+    pytest.importorskip("sklearn")
+    # The figures of the machine are not the matter here, nor is a good model.
+    monkeypatch.setattr(demo, "RECIPE", {"steps": 4, "lr": 1e-3, "batch_size": 32})
+    monkeypatch.setattr(demo, "MAX_LENGTH", 32)
+    monkeypatch.setattr(demo, "time_prediction", lambda *a, **k: Speed(1.0, 2.0, 3000.0, 32))
+    output = tmp_path / "demo"
+    report = demo.run_demo(DemoOptions(output=str(output), model=str(tiny_folder)))
+    names = [row["name"] for row in report["rows"]]
+    assert names == ["majority", "TF-IDF + SVM", "tiny fp32", "tiny int8"]
+    rows = dict(zip(names, report["rows"], strict=True))
+    assert rows["majority"]["accuracy"] == 0.5
+    assert rows["TF-IDF + SVM"]["accuracy"] > 0.75
+    assert 0 < rows["TF-IDF + SVM"]["bytes"] < 2e6
+    assert 0 < rows["tiny int8"]["bytes"] < rows["tiny fp32"]["bytes"]
+    for row in report["rows"]:
+        assert row["low"] < row["accuracy"] < row["high"]
+    assert report["export"]["int8"]["agreement"] >= 0.99
+    assert json.loads((output / "report.json").read_text("utf-8"))["rows"] == report["rows"]
+    assert demo.demo_table(report).row_count == 4
+    steps = demo.next_steps(report)
+    assert f"easynlp serve {output}" in steps
+    body = steps.partition("-d '")[2].rstrip("'")
+    assert list(json.loads(body)) == ["texts"]
+    with pytest.raises(ConfigError):
+        demo.run_demo(DemoOptions(output=str(output), model=str(tiny_folder)))
+
+
+def test_recipe_is_made_of_options_of_training():
+    from easynlp.config import TrainConfig
+
+    assert set(demo.RECIPE) <= set(TrainConfig.__dataclass_fields__)
