@@ -42,9 +42,7 @@ class RunData:
     """Field names to the user's column names."""
 
 
-def read(
-    config: TrainConfig, task_type: Any, task_config: Any, tokenizer: Tokenizer
-) -> RunData:
+def read(config: TrainConfig, task_type: Any, task_config: Any, tokenizer: Tokenizer) -> RunData:
     """Read a run's files, learn the task's labels from the training rows and check them all.
 
     Args:

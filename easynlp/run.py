@@ -17,7 +17,6 @@ from easynlp import dataset
 from easynlp.config import TrainConfig, to_yaml
 from easynlp.data.sampling import EncodedRows
 from easynlp.distributed import process_group
-from easynlp.errors import ConfigError
 from easynlp.methods import apply_methods
 from easynlp.models.backbone import Backbone
 from easynlp.models.runtime import TorchModel

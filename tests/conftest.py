@@ -36,7 +36,9 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("models") / "tiny"
     folder.mkdir()
-    letters = sorted({c for text, _ in REVIEWS for c in text} | set("今天气真好我在北京大学读书张三"))
+    letters = sorted(
+        {c for text, _ in REVIEWS for c in text} | set("今天气真好我在北京大学读书张三")
+    )
     latin = [c for c in "abcdefghijklmnopqrstuvwxyz0123456789.,!?"]
     pieces = [f"##{c}" for c in latin[:36]]
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *latin, *pieces]
@@ -62,9 +64,7 @@ def tiny_backbone(tiny_folder: Path):
 def reviews_file(tmp_path: Path) -> Path:
     """Eight labelled reviews, three times over with a number, as JSON lines."""
     path = tmp_path / "train.jsonl"
-    rows = [
-        {"text": f"{text}{i}", "label": label} for i in range(3) for text, label in REVIEWS
-    ]
+    rows = [{"text": f"{text}{i}", "label": label} for i in range(3) for text, label in REVIEWS]
     path.write_text(
         "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
     )

@@ -24,8 +24,9 @@ vanishes, few enough that batches stay random."""
 class Source(Protocol):
     """Where training features come from."""
 
-    lengths: np.ndarray
-    """Tokens of each row, shape (rows,)."""
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each row, shape (rows,)."""
 
     def features(self, index: int, epoch: int) -> Features:
         """Return one row's features; may differ from epoch to epoch (masking, augmentation)."""

@@ -106,7 +106,6 @@ class Backbone:
                 raise ModelError(f"cannot make {architecture} of {self.name}: {error}") from error
         return model  # type: ignore[no-any-return]
 
-
     def save_tokenizer(self, folder: Path) -> None:
         """Write the tokenizer into a model folder so that we and stock transformers read it."""
         self.tokenizer.save(folder)
@@ -248,8 +247,8 @@ class _quiet:
 
     def __enter__(self) -> None:
         self._level = transformers.logging.get_verbosity()
-        transformers.logging.set_verbosity_error()
-        transformers.logging.disable_progress_bar()
+        transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+        transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
     def __exit__(self, *_: object) -> None:
         transformers.logging.set_verbosity(self._level)

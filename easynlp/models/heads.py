@@ -61,5 +61,5 @@ class MaskedPositions(torch.nn.Module):
 
 def core(model: torch.nn.Module) -> PreTrainedModel:
     """Return the transformers model inside a task's model: what a run folder holds."""
-    found = getattr(model, "core", model)
+    found: Any = getattr(model, "core", model)
     return found  # type: ignore[no-any-return]

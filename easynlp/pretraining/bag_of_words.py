@@ -31,7 +31,8 @@ class _Recall(torch.nn.Module):
         self.bias = torch.nn.Parameter(torch.zeros(vocabulary))
 
     def forward(self, pooled: torch.Tensor, embeddings: torch.Tensor) -> torch.Tensor:
-        return self.norm(self.project(pooled)) @ embeddings.T + self.bias
+        scores: torch.Tensor = self.norm(self.project(pooled)) @ embeddings.T + self.bias
+        return scores
 
 
 def bag_of_words(plan: Plan, *, weight: float = 0.3) -> Plan:
@@ -50,7 +51,7 @@ def bag_of_words(plan: Plan, *, weight: float = 0.3) -> Plan:
     if base.pooler is None:
         from transformers.models.bert.modeling_bert import BertPooler
 
-        base.pooler = BertPooler(base.config)
+        base.pooler = BertPooler(base.config)  # type: ignore[no-untyped-call]
     special = torch.from_numpy(_special(plan.task))
     model: Any = plan.model
     model.recall = _Recall(base.config.hidden_size, base.config.vocab_size)
@@ -63,7 +64,8 @@ def bag_of_words(plan: Plan, *, weight: float = 0.3) -> Plan:
         bag[:, special.to(bag.device)] = 0.0
         bag = bag / bag.sum(1, keepdim=True).clamp(min=1.0)
         rows = -(bag * scores.log_softmax(-1)).sum(1)
-        return rows.mean() * len(run.batch["masked_positions"])
+        loss: torch.Tensor = rows.mean() * len(run.batch["masked_positions"])
+        return loss
 
     return replace(plan, terms=(*plan.terms, Term("bag_of_words", compute, weight)))
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from easynlp.errors import DataError
-from easynlp.text.masking import mask_words
 from easynlp.tasks.base import Batch, Example, Features, Field, Prediction
+from easynlp.text.masking import mask_words
 from easynlp.text.segment import word_ids
 from easynlp.text.tokenizer import Tokenizer
 
@@ -29,7 +29,7 @@ __all__ = ["Config", "LanguageModeling"]
 
 
 @dataclass(frozen=True)
-class Config:
+class ModelingConfig:
     """Options of masked language modeling."""
 
     max_length: int = 128
@@ -38,6 +38,9 @@ class Config:
     """Share of the tokens to hide, as whole words."""
     top: int = 5
     """Candidates returned for every hole."""
+
+
+Config = ModelingConfig
 
 
 class LanguageModeling:
@@ -54,9 +57,9 @@ class LanguageModeling:
     fields: ClassVar[tuple[Field, ...]] = (
         Field("text", ("text", "sentence", "content", "paragraph")),
     )
-    Config: ClassVar[type] = Config
+    Config: ClassVar[type[ModelingConfig]] = ModelingConfig
 
-    def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
+    def __init__(self, config: ModelingConfig, tokenizer: Tokenizer) -> None:
         if tokenizer.mask_id < 0:
             raise DataError("the tokenizer has no [MASK] token, so nothing can be hidden")
         self.config, self.tokenizer = config, tokenizer
@@ -70,7 +73,7 @@ class LanguageModeling:
 
     @classmethod
     def prepare(
-        cls, config: Config, tokenizer: Tokenizer, examples: Sequence[Example]
+        cls, config: ModelingConfig, tokenizer: Tokenizer, examples: Sequence[Example]
     ) -> LanguageModeling:
         """Make the task; there is nothing to learn from the examples."""
         return cls(config, tokenizer)
@@ -78,7 +81,7 @@ class LanguageModeling:
     @classmethod
     def restore(cls, config: Mapping[str, Any], tokenizer: Tokenizer) -> LanguageModeling:
         """Make the task again from its saved options."""
-        return cls(Config(**config), tokenizer)
+        return cls(ModelingConfig(**config), tokenizer)
 
     def saved(self) -> dict[str, Any]:
         """Return the options as plain JSON values."""
@@ -172,7 +175,7 @@ class LanguageModeling:
         """Return for each text the likeliest tokens of every hole, with probabilities."""
         scores = np.exp(logits - logits.max(-1, keepdims=True))
         scores /= scores.sum(-1, keepdims=True)
-        top = np.argsort(-scores, axis=-1)[:, : self.config.top]
+        top: np.ndarray = np.argsort(-scores, axis=-1)[:, : self.config.top]
         target = batch.get("target")
         found: list[Prediction] = []
         hole = 0
@@ -200,9 +203,7 @@ class LanguageModeling:
         return {"masked_accuracy": right / max(1, len(holes)), "holes": float(len(holes))}
 
 
-def token_words(
-    text: str, ids: np.ndarray, offsets: np.ndarray, special: np.ndarray
-) -> np.ndarray:
+def token_words(text: str, ids: np.ndarray, offsets: np.ndarray, special: np.ndarray) -> np.ndarray:
     """Return the word number of each token, -1 for special tokens, shape (tokens,).
 
     A token belongs to the word its first character is in.

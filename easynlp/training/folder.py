@@ -21,9 +21,7 @@ _FREE = frozenset({"resume", "overwrite", "threads", "log_every", "save_every", 
 """Options that may differ when a run is resumed: they do not change the numbers."""
 
 
-def claim_folder(
-    folder: Path, written: str, *, overwrite: bool, resume: bool, name: str
-) -> None:
+def claim_folder(folder: Path, written: str, *, overwrite: bool, resume: bool, name: str) -> None:
     """Make a run's folder and write its resolved recipe into it.
 
     Args:

@@ -32,7 +32,8 @@ def factor(name: str, step: int, *, steps: int, warmup: float) -> float:
     """
     if name not in SCHEDULES:
         raise ConfigError(
-            f'unknown schedule "{name}".{did_you_mean(name, SCHEDULES)} Known: {", ".join(SCHEDULES)}'
+            f'unknown schedule "{name}".{did_you_mean(name, SCHEDULES)} '
+            f"Known: {', '.join(SCHEDULES)}"
         )
     rising = round(steps * warmup)
     if step < rising:

@@ -23,7 +23,6 @@ from easynlp.training.checkpoint import Checkpoints
 from easynlp.training.loop import FitOptions, State, fit
 from easynlp.training.plan import Plan, TaskTerm
 from easynlp.training.session import Habits, train_to_folder
-
 from tests.conftest import REVIEWS
 
 CPU = torch.device("cpu")

@@ -71,7 +71,7 @@ def test_the_recipe_a_run_writes_gives_the_same_run(go, tmp_path) -> None:
 def test_an_output_folder_that_exists_is_refused_resumed_or_overwritten(go, tmp_path) -> None:
     go()
     before = (tmp_path / "run" / "model.safetensors").read_bytes()
-    with pytest.raises(ConfigError, match="--resume.*--overwrite"):
+    with pytest.raises(ConfigError, match=r"--resume.*--overwrite"):
         go()
     with pytest.raises(ConfigError, match=r"lr: was 0.005, now 0.001"):
         go(resume=True, lr=1e-3)
