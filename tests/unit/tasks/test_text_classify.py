@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -252,3 +253,15 @@ def test_padding():
     assert batch["token_type_ids"].tolist() == [[0, 0, 1, 1], [0, 0, 0, 0]]
     assert {array.dtype for array in batch.values()} == {np.dtype(np.int64)}
     assert set(pad_rows([rows[0], rows[0]], 9)) == {"input_ids"}
+
+
+def test_a_pair_of_very_long_texts_costs_little(tokenizer):
+    """Left alone, the tokenizers library takes minutes and gigabytes for these."""
+    task = TextClassify.prepare(Config(max_length=16), tokenizer, PAIRS)
+    first, second = "房间很干净" * 20_000, "早餐丰富" * 25_000
+    began = time.perf_counter()
+    features = task.encode({"text": first, "text_b": second})
+    assert time.perf_counter() - began < 2
+    short = task.encode({"text": first[:10], "text_b": second[:10]})
+    assert features["truncated"]
+    assert features["input_ids"].tolist() == short["input_ids"].tolist()

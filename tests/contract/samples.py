@@ -1,0 +1,106 @@
+"""Examples for every app, and what every method claims. A new app or method adds its entry."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+from typing import Any
+
+from easynlp.models.backbone import Backbone
+from easynlp.tasks import find_task
+from tests.conftest import REVIEWS
+
+__all__ = ["CLAIMS", "NOT_ADDITIVE", "SAMPLES", "SPECS", "Sample", "plain"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Eight labelled rows of an app and the options to learn them with."""
+
+    task: str
+    rows: list[dict[str, Any]]
+    options: dict[str, Any]
+    learnt: float = 1.0
+    """What the app's metric must reach on the very rows it was trained on."""
+    steps: int = 120
+
+    def make(self, backbone: Backbone) -> Any:
+        """Return the task, prepared on the rows."""
+        kind = find_task(self.task)
+        return kind.prepare(kind.Config(**self.options), backbone.tokenizer, self.rows)
+
+    def inputs(self, text: str) -> dict[str, Any]:
+        """Return an example without targets whose texts are all `text`."""
+        names = {name for name in self.rows[0] if name.startswith("text")}
+        return dict.fromkeys(names, text)
+
+
+def _entities(text: str, **pieces: str) -> dict[str, Any]:
+    found = [
+        {"start": text.index(p), "end": text.index(p) + len(p), "type": kind}
+        for p, kind in pieces.items()
+    ]
+    return {"text": text, "entities": found}
+
+
+REVIEW_ROWS = [{"text": text, "label": label} for text, label in REVIEWS]
+TOPICS = ["卫生", "服务|差评", "早餐|位置", "", "服务", "差评", "位置", "差评|卫生"]
+
+SAMPLES = {
+    "text_classify": Sample("text_classify", REVIEW_ROWS, {"max_length": 32}),
+    "text_classify, pairs": Sample(
+        "text_classify",
+        [
+            {"text": text, "text_b": (text if i % 2 else REVIEWS[i - 1][0])[:6], "label": i % 2}
+            for i, (text, _) in enumerate(REVIEWS)
+        ],
+        {"max_length": 32},
+        steps=200,
+    ),
+    "text_classify, several labels": Sample(
+        "text_classify",
+        [{"text": r["text"], "label": t} for r, t in zip(REVIEW_ROWS, TOPICS, strict=True)],
+        {"max_length": 32, "multi_label": True, "label_separator": "|"},
+        steps=200,
+    ),
+    "sequence_labeling": Sample(
+        "sequence_labeling",
+        [
+            _entities("张三在北京大学读书", 张三="人名", 北京大学="机构"),
+            _entities("今天北京天气真好", 北京="地名"),
+            _entities("我在北京读书", 北京="地名"),
+            _entities("天气真好"),
+            _entities("张三服务热情", 张三="人名"),
+            _entities("我不推荐北京大学的早餐", 北京大学="机构"),
+            _entities("老板张三，在北京", 张三="人名", 北京="地名"),
+            _entities("房间很干净"),
+        ],
+        {"max_length": 10, "overlap": 3},
+    ),
+    "language_modeling": Sample(
+        "language_modeling", [{"text": text} for text, _ in REVIEWS], {"max_length": 32}, steps=200
+    ),
+}
+
+CLAIMS = {
+    "r_drop": ("text_classify", "sequence_labeling", "language_modeling"),
+    "fgm": ("text_classify", "sequence_labeling", "language_modeling"),
+    "bag_of_words": ("language_modeling",),
+}
+"""Methods to the apps they work for."""
+
+SPECS = {"r_drop": "r_drop:alpha=2", "fgm": "fgm:epsilon=0.05", "bag_of_words": "bag_of_words"}
+"""How the methods are run here: the tiny model's random embeddings are short (a row's L2 norm is
+about 0.4), so a perturbation of the usual length would drown the text."""
+
+NOT_ADDITIVE = {
+    "bag_of_words": "a mean over rows, weighted by the holes of its micro-batch",
+}
+"""Methods whose term is no sum over rows, so accumulation changes it a little; and why."""
+
+
+def plain(backbone: Backbone, dropout: float = 0.0) -> Backbone:
+    """Return a copy of a backbone with another rate of dropout."""
+    config = copy.deepcopy(backbone.config)
+    config.hidden_dropout_prob = config.attention_probs_dropout_prob = dropout
+    return replace(backbone, config=config)
