@@ -91,7 +91,7 @@ def bench_models(options: ModelsOptions) -> dict[str, Any]:
             advance("", 1)
     report = {
         "scores": summarize(found),
-        "differences": differences(found, options.models),
+        "differences": differences(found, options.contenders()),
         "cells": found,
         "options": asdict(options),
         "machine": machine(options.threads),
@@ -103,10 +103,10 @@ def bench_models(options: ModelsOptions) -> dict[str, Any]:
 
 def _cells(options: ModelsOptions, budget: Budget) -> Iterator[Cell]:
     """Yield all cells: task by task, split by split, so that early results compare."""
-    contenders = [find(name, budget) for name in options.models]
+    contenders = [find(name, budget) for name in options.contenders()]
     splits = [
         find_split(Path(options.data_root), task, number)
-        for task in options.tasks
+        for task in options.task_names()
         for number in options.numbers()
     ]
     for split in splits:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -49,6 +50,21 @@ class ModelsOptions:
     """CPU threads; 0: as torch decides."""
     json: bool = False
     """Print the report as JSON in place of the table."""
+
+    def contenders(self) -> list[str]:
+        """Return the contenders one by one; a comma may stand between them.
+
+        Example:
+            >>> ModelsOptions(models=("majority,tiny-zh+r_drop:alpha=4,weight=1",)).contenders()
+            ['majority', 'tiny-zh+r_drop:alpha=4,weight=1']
+        """
+        parts = (piece for given in self.models for piece in re.split(r",(?!\w+=)", given))
+        return list(dict.fromkeys(part.strip() for part in parts if part.strip()))
+
+    def task_names(self) -> list[str]:
+        """Return the tasks one by one; a comma may stand between them."""
+        parts = (piece.strip() for given in self.tasks for piece in given.split(","))
+        return list(dict.fromkeys(part for part in parts if part))
 
     def numbers(self) -> list[str]:
         """Return the splits one by one.

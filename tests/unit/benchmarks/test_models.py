@@ -159,6 +159,12 @@ def test_options_numbers_reads_ranges():
         ModelsOptions(splits=("4-0",)).numbers()
 
 
+def test_options_take_commas():
+    options = ModelsOptions(models=("majority,tiny-zh", "a+m:x=1,y=2"), tasks=("tnews,eprstmt",))
+    assert options.contenders() == ["majority", "tiny-zh", "a+m:x=1,y=2"]
+    assert options.task_names() == ["tnews", "eprstmt"]
+
+
 def test_summarize_averages_seeds_before_splits():
     cells = [
         {"contender": "a", "task": "t", "split": split, "accuracy": value}
