@@ -94,6 +94,8 @@ class TrainConfig(DataOptions):
     """Cut every step into at least this many forward passes, to save memory."""
     lr: Positive = 1e-4
     """Peak learning rate: 1e-4 to 5e-4 suits small models, 1e-5 to 5e-5 large ones."""
+    dropout: Share | None = None
+    """Dropout of the encoder; by default what the model's configuration says."""
     weight_decay: NotNegative = 0.01
     """Decay of the weight matrices."""
     schedule: Schedule = "linear"

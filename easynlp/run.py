@@ -22,7 +22,7 @@ from easynlp.models.backbone import Backbone
 from easynlp.models.runtime import TorchModel
 from easynlp.pipeline import Pipeline, make_meta, save_meta
 from easynlp.tasks import find_task
-from easynlp.training.folder import claim_folder, save_weights
+from easynlp.training.folder import check_folder, claim_folder, save_weights
 from easynlp.training.loop import FitOptions
 from easynlp.training.plan import Plan, TaskTerm
 from easynlp.training.precision import pick_device, resolve_precision
@@ -56,20 +56,25 @@ def train(config: TrainConfig, task_config: Any = None) -> Pipeline:
     device = pick_device(config.device)
     precision = resolve_precision(config.precision, device)
     folder = Path(config.output)
+    claim: dict[str, Any] = {
+        "overwrite": config.overwrite, "resume": config.resume, "name": "train",
+        "written": to_yaml(config, task_config),
+    }  # fmt: skip
+    check_folder(folder, **claim)
 
     backbone = Backbone.load(config.model)
+    if config.dropout is not None:
+        backbone = backbone.with_dropout(config.dropout)
     data = dataset.read(config, task_type, task_config, backbone.tokenizer)
     with process_group(device) as world:
         if world.is_main:
-            claim_folder(
-                folder, to_yaml(config, task_config), overwrite=config.overwrite,
-                resume=config.resume, name="train",
-            )  # fmt: skip
+            claim_folder(folder, **claim)
             dataset.write_fingerprints(config, data, folder)
+        world.wait()
         torch.manual_seed(config.seed)
         plan = Plan(data.task, data.task.build(backbone), (TaskTerm(data.task),))
         plan = apply_methods(plan, config.method)
-        pipeline = Pipeline(data.task, TorchModel(plan.model, precision, device))
+        pipeline = Pipeline(data.task, TorchModel(plan.model, "fp32", device))
 
         state = train_to_folder(
             plan, EncodedRows.of(data.train), fit_options(config, len(data.train), precision),
@@ -94,6 +99,7 @@ def train(config: TrainConfig, task_config: Any = None) -> Pipeline:
                     best_step=state.best_step or state.step,
                 ),
             )  # fmt: skip
+        world.wait()
     return Pipeline.load(folder, backend="torch")
 
 

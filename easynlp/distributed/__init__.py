@@ -34,6 +34,11 @@ class World:
         """True in the one process that writes files and talks."""
         return self.rank == 0
 
+    def wait(self) -> None:
+        """Return when every process has come here: before reading what the main one wrote."""
+        if self.size > 1:
+            dist.barrier()
+
 
 @contextlib.contextmanager
 def process_group(device: torch.device) -> Iterator[World]:
@@ -55,7 +60,7 @@ def wrap(model: torch.nn.Module, world: World) -> torch.nn.Module:
         return model
     # Buffers are constants in encoders (position ids); broadcasting them would break
     # terms that run several forwards before one backward.
-    return DistributedDataParallel(model, broadcast_buffers=False)
+    return DistributedDataParallel(model, forward_sync_buffers=False)
 
 
 def no_sync(model: torch.nn.Module, last: bool) -> AbstractContextManager[None]:

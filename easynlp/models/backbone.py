@@ -9,7 +9,7 @@ import copy
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,17 @@ __all__ = ["BUILT_IN", "Backbone"]
 BUILT_IN = Path(__file__).with_name("builtin")
 """Folder of the models that come with the package, one folder each."""
 
+_DROPOUTS = (
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "classifier_dropout",
+    "classifier_dropout_prob",
+    "dropout",
+    "attention_dropout",
+    "embedding_dropout",
+    "mlp_dropout",
+    "seq_classif_dropout",
+)
 _TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
                     "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "merges.txt",
                     "vocab.json")  # fmt: skip
@@ -105,6 +116,14 @@ class Backbone:
             except Exception as error:
                 raise ModelError(f"cannot make {architecture} of {self.name}: {error}") from error
         return model  # type: ignore[no-any-return]
+
+    def with_dropout(self, rate: float) -> Backbone:
+        """Return the same encoder with all its dropouts set to a rate."""
+        config = copy.deepcopy(self.config)
+        for name in _DROPOUTS:
+            if getattr(config, name, None) is not None:
+                setattr(config, name, rate)
+        return replace(self, config=config)
 
     def save_tokenizer(self, folder: Path) -> None:
         """Write the tokenizer into a model folder so that we and stock transformers read it."""

@@ -20,7 +20,7 @@ from easynlp.methods import apply_methods
 from easynlp.models.backbone import Backbone
 from easynlp.models.heads import core
 from easynlp.pretraining.corpus import Heldout, documents, find_files
-from easynlp.pretraining.rows import MaskedRows, pack
+from easynlp.pretraining.rows import MaskedRows, PackStats, pack
 from easynlp.pretraining.vocabulary import save_vocabulary, train_vocabulary
 from easynlp.tasks.language_modeling import Config, LanguageModeling
 from easynlp.text.tokenizer import Tokenizer
@@ -68,14 +68,9 @@ def pretrain(config: PretrainConfig) -> Path:
                 output, to_yaml(config), overwrite=config.overwrite, resume=config.resume,
                 name="pretrain",
             )  # fmt: skip
-        heldout = _heldout(config)
-        tokenizer = _vocabulary(config, files, output)
-        log.info("vocabulary: %d tokens", tokenizer.vocab_size)
-        stats = pack(
-            files, tokenizer, output / "rows", row_length=config.row_length, heldout=heldout,
-            progress=log.info,
-        )  # fmt: skip
-        log.info("corpus: %s", stats)
+            _prepare(config, files, output)
+        world.wait()
+        tokenizer, stats = _prepare(config, files, output)  # there already: read, not made
         plan = _plan(config, tokenizer)
         kept = np.linspace(
             0, stats.rows - 1, min(config.heldout_rows, stats.rows // 10), dtype=np.int64
@@ -90,6 +85,7 @@ def pretrain(config: PretrainConfig) -> Path:
         )  # fmt: skip
         if world.is_main:
             save_model_folder(plan.model, output / "tokenizer", output / "model")
+        world.wait()
     return output / "model"
 
 
@@ -134,6 +130,19 @@ def _check(config: PretrainConfig) -> None:
             f"--row-length {config.row_length} is longer than "
             f"--max-positions {config.max_positions}"
         )
+
+
+def _prepare(
+    config: PretrainConfig, files: list[Path], output: Path
+) -> tuple[Tokenizer, PackStats]:
+    """Make the run's vocabulary and packed rows, or read them if they are there."""
+    tokenizer = _vocabulary(config, files, output)
+    stats = pack(
+        files, tokenizer, output / "rows", row_length=config.row_length,
+        heldout=_heldout(config), progress=log.info,
+    )  # fmt: skip
+    log.info("vocabulary: %d tokens; corpus: %s", tokenizer.vocab_size, stats)
+    return tokenizer, stats
 
 
 def _heldout(config: PretrainConfig) -> Heldout | None:

@@ -15,19 +15,19 @@ from easynlp.models.backbone import Backbone
 from easynlp.models.heads import core
 from easynlp.training.checkpoint import write_folder, write_json
 
-__all__ = ["claim_folder", "save_weights"]
+__all__ = ["check_folder", "claim_folder", "save_weights"]
 
 _FREE = frozenset({"resume", "overwrite", "threads", "log_every", "save_every", "output", "device"})
 """Options that may differ when a run is resumed: they do not change the numbers."""
 
 
-def claim_folder(folder: Path, written: str, *, overwrite: bool, resume: bool, name: str) -> None:
-    """Make a run's folder and write its resolved recipe into it.
+def check_folder(folder: Path, written: str, *, overwrite: bool, resume: bool, name: str) -> None:
+    """Refuse a folder a run may not write to; changes nothing.
 
     Args:
         folder: Where the run will live.
-        written: The resolved recipe, YAML text; becomes ``<name>.yaml``.
-        overwrite: Empty the folder first, if an earlier run wrote it.
+        written: The resolved recipe, YAML text.
+        overwrite: The folder may be emptied, if an earlier run wrote it.
         resume: Go on in it; options that change the numbers must be as they were.
         name: File name of the recipe, without suffix.
 
@@ -40,30 +40,44 @@ def claim_folder(folder: Path, written: str, *, overwrite: bool, resume: bool, n
         raise ConfigError("--overwrite and --resume exclude each other")
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"--output {folder} is a file")
-    taken = folder.is_dir() and any(folder.iterdir())
-    if taken and resume and recipe.is_file():
-        _check_same(recipe, yaml.safe_load(written))
+    if not _is_taken(folder):
         return
-    if taken and resume:
+    if resume and not recipe.is_file():
         raise ConfigError(f"{folder} holds no run to resume ({recipe.name} is not there)")
-    if taken and not overwrite:
+    if resume:
+        _check_same(recipe, yaml.safe_load(written))
+    elif not overwrite:
         raise ConfigError(
             f"{folder} exists and is not empty. Go on with --resume, start anew with --overwrite, "
             "or choose another --output"
         )
-    if taken:
-        if not recipe.is_file():
-            raise ConfigError(
-                f"{folder} was not written by this command ({recipe.name} is not there), so "
-                "--overwrite will not delete it"
-            )
+    elif not recipe.is_file():
+        raise ConfigError(
+            f"{folder} was not written by this command ({recipe.name} is not there), so "
+            "--overwrite will not delete it"
+        )
+
+
+def claim_folder(folder: Path, written: str, *, overwrite: bool, resume: bool, name: str) -> None:
+    """Make a run's folder and write its resolved recipe into it as ``<name>.yaml``.
+
+    See `check_folder`, which it asks first, for the arguments and what is refused.
+    """
+    check_folder(folder, written, overwrite=overwrite, resume=resume, name=name)
+    if _is_taken(folder):
+        if resume:
+            return
         shutil.rmtree(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        recipe.write_text(written, encoding="utf-8")
+        (folder / f"{name}.yaml").write_text(written, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot write to --output {folder}: {error.strerror}") from error
     write_json(folder / "versions.json", _versions())
+
+
+def _is_taken(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())
 
 
 def save_weights(folder: Path, model: torch.nn.Module, backbone: Backbone) -> None:
