@@ -19,10 +19,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from easynlp.errors import ConfigError, DataError, ModelError
 from easynlp.models.runtime import Model, OnnxModel, TorchModel
 from easynlp.tasks import TASKS, find_task
-from easynlp.tasks.base import Example, Features, Prediction, Task
+from easynlp.tasks.base import Batch, Example, Features, Prediction, Task
 from easynlp.text.tokenizer import Tokenizer
 
 __all__ = [
@@ -220,7 +222,7 @@ class Pipeline:
         found: list[Prediction] = [{}] * len(features)
         for rows in self._batches(features, batch_size):
             batch = self.task.collate([features[i] for i in rows])
-            decoded = self.task.decode(self.model.logits(batch), batch, [examples[i] for i in rows])
+            decoded = self.task.decode(self._logits(batch), batch, [examples[i] for i in rows])
             for i, prediction in zip(rows, decoded, strict=True):
                 found[i] = prediction
         return found
@@ -239,6 +241,20 @@ class Pipeline:
     def _encode_one(self, example: Example, number: int) -> Features:
         features: Features = _numbered(self.task.encode, example, number)
         return features
+
+    def _logits(self, batch: Batch) -> np.ndarray:
+        """Run the model; a batch too large for one call (windows of a long text) is cut up."""
+        ids = batch["input_ids"]
+        rows = max(1, BATCH_TOKENS // ids.shape[1])
+        feeds = {name: batch[name] for name in self.model.inputs if name in batch}
+        if len(ids) <= rows or any(array.shape != ids.shape for array in feeds.values()):
+            return self.model.logits(batch)
+        return np.concatenate(
+            [
+                self.model.logits({name: array[i : i + rows] for name, array in feeds.items()})
+                for i in range(0, len(ids), rows)
+            ]
+        )
 
     def _batches(self, features: Sequence[Features], batch_size: int) -> Iterator[list[int]]:
         """Yield the row numbers of each batch."""

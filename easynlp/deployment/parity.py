@@ -97,7 +97,7 @@ def agreement(
         first, second = one.logits(batch), other.logits(batch)
         worst = max(worst, float(np.abs(first - second).max()))
         if first.ndim == 3:
-            same = (first.argmax(-1) == second.argmax(-1))[0, 1:-1]
+            same = (first.argmax(-1) == second.argmax(-1))[_inner(batch)]
             labels += same.size
             equal += int(same.sum())
         else:
@@ -107,6 +107,15 @@ def agreement(
             labels += 1
             equal += said == meant
     return Agreement(labels, equal, len(features), worst)
+
+
+def _inner(batch: Batch) -> np.ndarray:
+    """Return where a batch holds tokens of the text: not padding, not a row's first or last."""
+    ids = batch["input_ids"]
+    lengths = batch.get("attention_mask", np.ones_like(ids)).sum(1, keepdims=True)
+    places = np.arange(ids.shape[1])
+    found: np.ndarray = (places > 0) & (places < lengths - 1)
+    return found
 
 
 def _decisions(value: Any) -> Any:

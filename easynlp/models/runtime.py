@@ -28,10 +28,12 @@ class Model(Protocol):
     Attributes:
         backend: What computes, for people: ``onnx``, ``onnx int8``, ``torch``.
         row_wise: Whether rows must be run one at a time to get the same answer in any company.
+        inputs: Names of the arrays it takes from a batch.
     """
 
     backend: str
     row_wise: bool
+    inputs: tuple[str, ...]
 
     def logits(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return the model's logits on a batch, float32."""

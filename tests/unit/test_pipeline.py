@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from easynlp.errors import ConfigError, DataError, ModelError
-from easynlp.pipeline import WINDOW, Pipeline, make_meta, read_meta, save_meta
+from easynlp.pipeline import BATCH_TOKENS, WINDOW, Pipeline, make_meta, read_meta, save_meta
 from tests.unit.deployment import tiny
 
 
@@ -29,7 +29,7 @@ def pairs(tmp_path_factory):
 class Echo:
     """A model that answers with the first token's id, and notes the shapes it was given."""
 
-    backend, row_wise = "echo", False
+    backend, row_wise, inputs = "echo", False, ("input_ids", "attention_mask")
 
     def __init__(self, row_wise=False):
         self.row_wise, self.shapes = row_wise, []
@@ -68,6 +68,19 @@ def test_memory_is_bounded_by_tokens_not_rows(pipeline):
     model = Echo()
     Pipeline(pipeline.task, model).predict(["好" * 126] * 300, batch_size=300)
     assert model.shapes == [(128, 128), (128, 128), (44, 128)]
+
+
+def test_windows_of_a_long_text_are_run_in_parts(tmp_path):
+    run = tiny.labeling_run(tmp_path / "ner")
+    pipeline = Pipeline.load(run)
+    text = "张三在北京大学" * 3000
+    said = pipeline.predict([text])[0]
+    shapes = []
+    whole = pipeline.model.logits
+    pipeline.model.logits = lambda batch: shapes.append(batch["input_ids"].shape) or whole(batch)
+    assert pipeline.predict([text])[0] == said
+    assert len(shapes) > 1
+    assert all(rows * width <= BATCH_TOKENS for rows, width in shapes)
 
 
 def test_a_row_wise_model_runs_rows_alone(pipeline):

@@ -99,6 +99,28 @@ def test_int8_rows_are_close_to_the_table():
     assert (np.abs(found - table) <= allowed).all()
 
 
+def test_token_labels_of_an_encoder_without_type_ids(tmp_path):
+    from transformers import DistilBertConfig
+
+    config = DistilBertConfig(
+        vocab_size=1200, dim=32, n_layers=2, n_heads=2, hidden_dim=64, max_position_embeddings=160
+    )
+    folder = tiny.labeling_run(tmp_path / "ner", config)
+    texts = ["今天张三在北京大学", "经理在房间", "张三在北京大学" * 40]
+    report = export(folder, int8=True, texts=texts)
+    assert report.agreement >= 0.99
+    assert report.labels > 9 + 5 + 280  # tokens, not texts; windows of the long text overlap
+    int8, eager = Pipeline.load(folder), Pipeline.load(folder, backend="torch")
+    assert int8.model.inputs == ("input_ids", "attention_mask")
+
+    def places(said):
+        return [[(e["start"], e["end"], e["type"]) for e in one["entities"]] for one in said]
+
+    assert places(int8.predict(texts)) == places(eager.predict(texts))
+    assert places(int8.predict(texts[:1])) == [[(2, 4, "PER"), (5, 9, "LOC")]]
+    assert int8.predict(texts) == [int8.predict([text])[0] for text in texts]
+
+
 class Wrong:
     """A model that disagrees with every other."""
 

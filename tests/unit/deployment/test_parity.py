@@ -50,6 +50,18 @@ def test_every_token_counts_but_special_ones():
     assert round(found.share, 3) == 0.667
 
 
+def test_all_windows_of_a_text_count():
+    class Windows(Tokens):
+        def collate(self, features):
+            mask = np.array([[1, 1, 1, 1], [1, 1, 1, 0]])
+            return {"input_ids": np.array([[2, 7, 8, 3], [2, 9, 3, 0]]), "attention_mask": mask}
+
+    one = Table(lambda ids: np.stack([ids > 0, ids == 99], -1))
+    other = Table(lambda ids: np.stack([ids != 9, ids == 9], -1))
+    found = agreement(Windows(), one, other, [{}], [{}])
+    assert (found.labels, found.equal, found.texts) == (3, 2, 1)
+
+
 def test_scores_may_differ_where_labels_agree():
     from easynlp.tasks.text_classify import TextClassify
 

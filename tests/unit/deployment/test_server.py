@@ -372,6 +372,7 @@ def test_metrics_count_what_happened(run):
         running.ask({"texts": ["好", "差", "好" * 300]})
         running.ask({"text": ""})
         running.client.get("/wp-admin/setup.php")
+        wait(lambda: 'status="404"' in running.client.get("/metrics").text)
         text = running.client.get("/metrics").text
     for line in (
         'easynlp_requests_total{route="/predict",status="200"} 1.0',
@@ -427,6 +428,8 @@ def test_the_access_log_has_no_texts(run, caplog):
     with Running(run, access_log=True) as running, caplog.at_level(logging.INFO, "easynlp.access"):
         running.ask({"texts": ["秘密", "好"]}, **{"x-request-id": "abc-1"})
         running.ask({"text": "秘密"}, **{"x-request-id": "evil\tid" + "x" * 99})
+        # A line is written once the answer is on its way.
+        wait(lambda: sum(r.name == "easynlp.access" for r in caplog.records) == 2)
     lines = [json.loads(r.message) for r in caplog.records if r.name == "easynlp.access"]
     assert lines[0] | {"ms": 0, "time": 0} == {
         "time": 0, "id": "abc-1", "client": "127.0.0.1", "method": "POST", "path": "/predict",

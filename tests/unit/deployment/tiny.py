@@ -99,6 +99,29 @@ def classify_run(folder: Path, *, pair: bool = False, train: bool = True, **opti
     return run
 
 
+def labeling_run(folder: Path, config: PretrainedConfig | None = None) -> Path:
+    """Make a labeller of people and places, trained until its answers are clear."""
+    from easynlp.tasks.sequence_labeling import SequenceLabeling
+
+    torch.manual_seed(0)
+    base = backbone(config)
+    examples = [
+        {
+            "text": f"{before}{name}在北京大学",
+            "entities": [
+                {"start": len(before), "end": len(before) + 2, "type": "PER"},
+                {"start": len(before) + 3, "end": len(before) + 7, "type": "LOC"},
+            ],
+        }
+        for before in ("", "我们和", "今天", "经理")
+        for name in ("张三", "李四")
+    ]
+    task = SequenceLabeling.prepare(SequenceLabeling.Config(), base.tokenizer, examples)
+    model = task.build(base)
+    learn(task, model, examples)
+    return save_run(folder, task, base, model.eval())
+
+
 def learn(
     task: Any, model: torch.nn.Module, examples: list[dict[str, Any]], steps: int = 40
 ) -> None:
