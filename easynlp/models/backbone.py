@@ -211,13 +211,9 @@ def _from_hub(name: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
+    offline = _offline()
     try:
-        folder = Path(
-            snapshot_download(name, allow_patterns=_WANTED, local_files_only=offline or None)
-            if offline
-            else snapshot_download(name, allow_patterns=_WANTED)
-        )
+        folder = Path(snapshot_download(name, allow_patterns=_WANTED, local_files_only=offline))
     except LocalEntryNotFoundError as error:
         why = "HF_HUB_OFFLINE is set" if offline else "the hub cannot be reached"
         raise ModelError(
@@ -249,16 +245,23 @@ def _from_hub(name: str) -> Path:
 
 def _from_modelscope(name: str) -> Path:
     try:
-        from modelscope_hub import snapshot_download
+        from modelscope_hub import HubApi
     except ImportError as error:
         raise MissingExtra(f"fetching {name} from ModelScope", "modelscope") from error
     try:
-        return Path(snapshot_download(name))
+        folder = HubApi().download_repo(
+            name, "model", allow_patterns=_WANTED, local_files_only=_offline()
+        )
     except Exception as error:
         raise ModelError(
-            f'model "{name}" cannot be fetched from ModelScope: {error}. Without a network use '
+            f'model "{name}" cannot be had from ModelScope: {error}. Without a network use '
             "a local folder or the built-in tiny-zh"
         ) from error
+    return Path(folder)
+
+
+def _offline() -> bool:
+    return os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
 
 
 class _quiet:
