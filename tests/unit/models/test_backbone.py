@@ -41,7 +41,7 @@ def test_a_hub_id_is_read_from_the_cache_offline(hub) -> None:
 
 def test_a_hub_repository_of_pickles_is_refused(hub) -> None:
     (hub / "model.safetensors").rename(hub / "pytorch_model.bin")
-    with pytest.raises(ModelError, match="only as a pickle"):
+    with pytest.raises(ModelError, match=r"only as a pickle"):
         Backbone.load("org/tiny")
 
 
@@ -96,7 +96,7 @@ def test_dropout_is_set_everywhere(tiny_backbone) -> None:
 def test_no_config_and_no_folder(tmp_path) -> None:
     with pytest.raises(ModelError, match=r"without config\.json"):
         Backbone.load(str(tmp_path))
-    with pytest.raises(ModelError, match='no model "tiny_zh".*Did you mean "tiny-zh"'):
+    with pytest.raises(ModelError, match=r'no model "tiny_zh".*Did you mean "tiny-zh"'):
         Backbone.load("tiny_zh")
 
 
