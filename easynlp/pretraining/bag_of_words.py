@@ -40,7 +40,7 @@ def bag_of_words(plan: Plan, *, weight: float = 0.3) -> Plan:
 
     Args:
         plan: A `language_modeling` plan whose encoder is a BERT (has a ``pooler`` slot).
-        weight: Of the term; its mean over rows counts as much as one hidden token's loss.
+        weight: Of the term; its mean over rows counts beside the mean over hidden tokens.
 
     Raises:
         ConfigError: If the encoder has no pooler slot.
@@ -64,7 +64,8 @@ def bag_of_words(plan: Plan, *, weight: float = 0.3) -> Plan:
         bag[:, special.to(bag.device)] = 0.0
         bag = bag / bag.sum(1, keepdim=True).clamp(min=1.0)
         rows = -(bag * scores.log_softmax(-1)).sum(1)
-        loss: torch.Tensor = rows.mean() * len(run.batch["masked_positions"])
+        # The loop divides by the number of holes, so a row counts as often as it has holes.
+        loss: torch.Tensor = (rows * run.batch["holes"]).sum()
         return loss
 
     return replace(plan, terms=(*plan.terms, Term("bag_of_words", compute, weight)))

@@ -10,7 +10,7 @@ from easynlp.models.backbone import Backbone
 from easynlp.tasks import find_task
 from tests.conftest import REVIEWS
 
-__all__ = ["CLAIMS", "NOT_ADDITIVE", "SAMPLES", "SPECS", "Sample", "plain"]
+__all__ = ["CLAIMS", "PRETRAINING_ONLY", "SAMPLES", "SPECS", "Sample", "plain"]
 
 
 @dataclass(frozen=True)
@@ -93,10 +93,10 @@ SPECS = {"r_drop": "r_drop:alpha=2", "fgm": "fgm:epsilon=0.05", "bag_of_words": 
 """How the methods are run here: the tiny model's random embeddings are short (a row's L2 norm is
 about 0.4), so a perturbation of the usual length would drown the text."""
 
-NOT_ADDITIVE = {
-    "bag_of_words": "a mean over rows, weighted by the holes of its micro-batch",
+PRETRAINING_ONLY = {
+    "bag_of_words": "adds a pooler and a projection; the projection is not saved",
 }
-"""Methods whose term is no sum over rows, so accumulation changes it a little; and why."""
+"""Methods that add parameters, and why they may."""
 
 
 def plain(backbone: Backbone, dropout: float = 0.0) -> Backbone:
