@@ -12,7 +12,9 @@ from typing import Any, Unpack
 from easynlp.config import PretrainConfig, TrainConfig
 from easynlp.data.columns import Reading, read_examples
 from easynlp.data.diagnose import FIELDS, inspect_data
-from easynlp.data.writers import Layout, open_writer
+from easynlp.data.lines import STDIN
+from easynlp.data.readers import Row
+from easynlp.data.writers import Layout, open_writer, refuse_existing
 from easynlp.deployment.settings import ServeOptions
 from easynlp.errors import ConfigError, DataError
 from easynlp.extras import needed_for
@@ -20,6 +22,7 @@ from easynlp.options import read_recipe, resolve
 from easynlp.pipeline import Backend, Pipeline, read_meta
 from easynlp.tasks import find_task
 from easynlp.tasks.base import Example, Prediction
+from easynlp.tasks.inputs import encode_rows
 
 __all__ = [
     "evaluate",
@@ -128,9 +131,11 @@ def evaluate(
         str(data), pipeline.task.fields, chosen=columns, preferred=pipeline.meta.get("columns"),
         **reading,
     )  # fmt: skip
+    rows = list(found)
     try:
-        return pipeline.evaluate((example for _, example in found), batch_size)
+        return pipeline.evaluate([example for _, example in rows], batch_size)
     except DataError as error:
+        encode_rows(pipeline.task, rows)  # raises at the row's line
         raise _in_file(error, data) from error
 
 
@@ -165,16 +170,18 @@ def predict(
     Returns:
         Counts: ``rows`` written, and of these ``truncated``.
     """
+    if str(output) != STDIN and not overwrite:
+        refuse_existing(str(output))
     pipeline = load(run, backend, threads)
     found = read_examples(
         str(input), pipeline.task.fields, chosen=columns, preferred=pipeline.meta.get("columns"),
         with_targets=False, on_empty="keep", **reading,
     )  # fmt: skip
-    waiting: deque[dict[str, Any]] = deque()
+    waiting: deque[tuple[Row, Example]] = deque()
 
     def examples() -> Iterator[Example]:
         for row, example in found:
-            waiting.append(row.values)
+            waiting.append((row, example))
             yield example
 
     try:
@@ -183,8 +190,9 @@ def predict(
         layout = Layout.of(found.header, list(first))
         with open_writer(str(output), layout.columns, overwrite=overwrite) as out:
             for prediction in chain([first], predictions):
-                out.write(layout.merge(waiting.popleft(), prediction))
+                out.write(layout.merge(waiting.popleft()[0].values, prediction))
     except DataError as error:
+        encode_rows(pipeline.task, list(waiting))  # raises at the row's line
         raise _in_file(error, input) from error
     return {"rows": pipeline.counts.rows, "truncated": pipeline.counts.truncated}
 

@@ -143,7 +143,7 @@ class PretrainConfig:
     """Go on from the last checkpoint in the output folder."""
 
     vocab: str | None = None
-    """A vocab.txt or tokenizer.json to use; without it one is trained on the corpus."""
+    """A vocab.txt to use; without it a vocabulary is trained on the corpus."""
     vocab_size: Annotated[int, Range(100)] = 8000
     """Entries of the vocabulary to train."""
     layers: Count = 4
@@ -248,8 +248,6 @@ def parse_method(spec: str, find: Callable[[str], Any]) -> tuple[str, dict[str, 
 def _split(spec: str) -> tuple[str, Mapping[str, str]]:
     """Cut a spec into name and options; the name may hold a colon of its own."""
     if "=" not in spec:
-        if ":" in spec and "." not in spec.split(":")[0]:
-            raise ConfigError(f'method "{spec}": options are written name:option=value,...')
         return spec, {}
     head, _, _ = spec.partition("=")
     name, colon, _ = head.rpartition(":")

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from easynlp.atomic import write_json
 from easynlp.config import TrainConfig
 from easynlp.data.columns import read_examples
 from easynlp.data.diagnose import fingerprint, overlap
 from easynlp.data.readers import Row
 from easynlp.errors import ConfigError, DataError
 from easynlp.tasks.base import Example, Features, Task
+from easynlp.tasks.inputs import encode_rows
 from easynlp.text.tokenizer import Tokenizer
-from easynlp.training.checkpoint import write_json
 
-__all__ = ["Labelled", "RunData", "read", "write_fingerprints"]
+__all__ = [
+    "Labelled",
+    "RunData",
+    "check_fingerprints",
+    "encode",
+    "read",
+    "write_fingerprints",
+]
 
 log = logging.getLogger("easynlp")
+SPLITS = ("train", "dev", "test")
 
 
 @dataclass(frozen=True)
@@ -32,18 +42,21 @@ class Labelled:
 
 @dataclass(frozen=True)
 class RunData:
-    """What a run trains and is judged on."""
+    """What a run trains and is judged on, read but not yet encoded."""
 
     task: Task
-    train: Sequence[Features]
-    dev: Sequence[Example]
-    test: Sequence[Example]
+    splits: Mapping[str, Labelled]
+    """``train``, and ``dev`` and ``test`` where there are such files."""
     columns: dict[str, str]
     """Field names to the user's column names."""
 
+    def examples(self, name: str) -> Sequence[Example]:
+        """Return a split's examples; empty if there is no such split."""
+        return self.splits[name].examples if name in self.splits else []
+
 
 def read(config: TrainConfig, task_type: Any, task_config: Any, tokenizer: Tokenizer) -> RunData:
-    """Read a run's files, learn the task's labels from the training rows and check them all.
+    """Read a run's files and learn the task's labels from the training rows.
 
     Args:
         config: Names the files and columns.
@@ -52,56 +65,72 @@ def read(config: TrainConfig, task_type: Any, task_config: Any, tokenizer: Token
         tokenizer: Of the backbone.
 
     Raises:
-        DataError: With the file and line of what is wrong, a label unknown in training included.
+        DataError: With the file and line of what is wrong.
     """
     columns: dict[str, str] = {}
-    files: dict[str, Labelled] = {}
-    for name, path in (("train", config.train), ("dev", config.dev), ("test", config.test)):
-        if path is not None:
-            files[name], found = _read_file(path, config, task_type, columns)
+    splits: dict[str, Labelled] = {}
+    for name in SPLITS:
+        if (path := getattr(config, name)) is not None:
+            splits[name], found = _read_file(path, config, task_type, columns)
             columns = columns or found
-    train = files["train"]
+    train = splits["train"]
     try:
         task = task_type.prepare(task_config, tokenizer, train.examples)
     except DataError as error:
         raise DataError(error.message, path=error.path or config.train, line=error.line,
                         hint=error.hint) from error  # fmt: skip
-    encoded = {name: _encode(task, name, part) for name, part in files.items()}
     for name in ("dev", "test"):
-        if name in files:
-            _warn_overlap(name, train, files[name])
-    empty: list[Example] = []
-    return RunData(
-        task, encoded["train"],
-        files["dev"].examples if "dev" in files else empty,
-        files["test"].examples if "test" in files else empty,
-        columns,
-    )  # fmt: skip
+        if name in splits:
+            _warn_overlap(name, train, splits[name])
+    return RunData(task, splits, columns)
+
+
+def encode(task: Task, data: RunData) -> dict[str, list[Features]]:
+    """Encode every split; this checks each row, a label unknown in training included.
+
+    Args:
+        task: The plan's task: a method may have wrapped the one that was read for.
+        data: What was read.
+
+    Raises:
+        DataError: At the file and line of the first row that is wrong.
+    """
+    return {name: _encode(task, name, part) for name, part in data.splits.items()}
+
+
+def check_fingerprints(config: TrainConfig, folder: Path) -> None:
+    """Refuse to resume a run whose files have changed since it began.
+
+    Raises:
+        ConfigError: With the file that changed.
+    """
+    written = folder / "data.json"
+    if not written.is_file():
+        return
+    before = json.loads(written.read_text(encoding="utf-8"))
+    for name in SPLITS:
+        path = getattr(config, name)
+        if path and name in before and fingerprint(path).sha256 != before[name]["sha256"]:
+            raise ConfigError(
+                f"cannot resume {folder}: --{name} {path} has changed since. Start anew with "
+                "--overwrite, or bring the file back"
+            )
 
 
 def write_fingerprints(config: TrainConfig, data: RunData, folder: Path) -> None:
     """Write what the run's files were (bytes, rows, SHA-256) into ``data.json``."""
-    files = {
-        "train": (config.train, len(data.train)),
-        "dev": (config.dev, len(data.dev)),
-        "test": (config.test, len(data.test)),
-    }
-    write_json(
-        folder / "data.json",
-        {
-            name: {"path": path, **vars(fingerprint(path, rows=rows))}
-            for name, (path, rows) in files.items()
-            if path is not None
-        },
-    )
+    found = {}
+    for name, part in data.splits.items():
+        path = getattr(config, name)
+        found[name] = {"path": path, **vars(fingerprint(path, rows=len(part.rows)))}
+    write_json(folder / "data.json", found)
 
 
 def _read_file(
     path: str, config: TrainConfig, task_type: Any, preferred: dict[str, str]
 ) -> tuple[Labelled, dict[str, str]]:
     known = {field.name for field in task_type.fields}
-    typed = {name: getattr(config, name) for name in ("text", "text_b", "label", "entities")}
-    chosen = {name: value for name, value in typed.items() if value is not None}
+    chosen = config.columns
     if unknown := chosen.keys() - known:
         raise ConfigError(
             f"--{min(unknown).replace('_', '-')}: {config.task} has no such field; "
@@ -117,16 +146,8 @@ def _read_file(
 
 
 def _encode(task: Task, name: str, part: Labelled) -> list[Features]:
-    """Encode every example, placing errors at their line; log what was truncated."""
-    try:
-        features = task.encode_batch(part.examples)
-    except DataError:  # again, one by one, to learn which row it is
-        features = []
-        for row, example in zip(part.rows, part.examples, strict=True):
-            try:
-                features.append(task.encode(example))
-            except DataError as error:
-                raise error.at(row.path, row.line) from error
+    """Encode every example; log what was truncated."""
+    features = encode_rows(task, list(zip(part.rows, part.examples, strict=True)))
     cut = sum(bool(item.get("truncated")) for item in features)
     log.info("%s: %d rows, %d cut to max_length", name, len(features), cut)
     if cut > len(features) // 10:

@@ -191,7 +191,7 @@ def _from_env(env: Mapping[str, str], names: Mapping[str, type]) -> dict[str, Va
             continue
         name = variable.removeprefix(ENV_PREFIX).lower()
         if name not in names:
-            close = difflib.get_close_matches(name, names, n=1, cutoff=0.85)
+            close = difflib.get_close_matches(name, names, n=1, cutoff=0.75)
             if close:
                 meant = ENV_PREFIX + close[0].upper()
                 log.warning("%s in the environment is no option; %s is", variable, meant)

@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from easynlp.atomic import write_json
 from easynlp.errors import ConfigError, DataError, ModelError
 from easynlp.models.runtime import Model, OnnxModel, TorchModel
 from easynlp.tasks import TASKS, find_task
@@ -244,7 +245,9 @@ class Pipeline:
 
     def _logits(self, batch: Batch) -> np.ndarray:
         """Run the model; a batch too large for one call (windows of a long text) is cut up."""
-        ids = batch["input_ids"]
+        ids = batch.get("input_ids")
+        if ids is None:  # a task of another shape: its batches are its own affair
+            return self.model.logits(batch)
         rows = max(1, BATCH_TOKENS // ids.shape[1])
         feeds = {name: batch[name] for name in self.model.inputs if name in batch}
         if len(ids) <= rows or any(array.shape != ids.shape for array in feeds.values()):
@@ -289,8 +292,7 @@ def make_meta(task: Task, **about: Any) -> dict[str, Any]:
 
 def save_meta(folder: str | Path, meta: Mapping[str, Any]) -> None:
     """Write ``easynlp.json`` into a folder."""
-    written = json.dumps(meta, ensure_ascii=False, indent=1)
-    (Path(folder) / META).write_text(written + "\n", encoding="utf-8")
+    write_json(Path(folder) / META, meta)
 
 
 def read_meta(folder: str | Path) -> dict[str, Any]:

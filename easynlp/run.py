@@ -16,7 +16,7 @@ import torch
 from easynlp import dataset
 from easynlp.config import TrainConfig, to_yaml
 from easynlp.data.sampling import EncodedRows
-from easynlp.distributed import process_group
+from easynlp.distributed import World, process_group
 from easynlp.methods import apply_methods
 from easynlp.models.backbone import Backbone
 from easynlp.models.runtime import TorchModel
@@ -24,7 +24,7 @@ from easynlp.pipeline import Pipeline, make_meta, save_meta
 from easynlp.tasks import find_task
 from easynlp.training.folder import check_folder, claim_folder, save_weights
 from easynlp.training.loop import FitOptions
-from easynlp.training.plan import Plan, TaskTerm
+from easynlp.training.plan import Plan, task_term
 from easynlp.training.precision import pick_device, resolve_precision
 from easynlp.training.session import Habits, train_to_folder
 
@@ -53,52 +53,54 @@ def train(config: TrainConfig, task_config: Any = None) -> Pipeline:
     task_config = task_config if task_config is not None else task_type.Config()
     if config.threads:
         torch.set_num_threads(config.threads)
-    device = pick_device(config.device)
+    device = pick_device(config.device, World.from_environment().local_rank)
     precision = resolve_precision(config.precision, device)
     folder = Path(config.output)
     claim: dict[str, Any] = {
         "overwrite": config.overwrite, "resume": config.resume, "name": "train",
         "written": to_yaml(config, task_config),
+        "inputs": (config.model, config.train, config.dev, config.test),
     }  # fmt: skip
     check_folder(folder, **claim)
+    if config.resume:
+        dataset.check_fingerprints(config, folder)
 
     backbone = Backbone.load(config.model)
     if config.dropout is not None:
         backbone = backbone.with_dropout(config.dropout)
     data = dataset.read(config, task_type, task_config, backbone.tokenizer)
+    torch.manual_seed(config.seed)
+    plan = Plan(data.task, data.task.build(backbone), (task_term(data.task),))
+    plan = apply_methods(plan, config.method)
+    features = dataset.encode(plan.task, data)
+    pipeline = Pipeline(plan.task, TorchModel(plan.model, "fp32", device))
+
+    def score(split: str) -> Mapping[str, float]:
+        examples = data.examples(split)
+        return plan.task.score(pipeline.infer(features[split], examples), examples)
+
     with process_group(device) as world:
         if world.is_main:
             claim_folder(folder, **claim)
             dataset.write_fingerprints(config, data, folder)
         world.wait()
-        torch.manual_seed(config.seed)
-        plan = Plan(data.task, data.task.build(backbone), (TaskTerm(data.task),))
-        plan = apply_methods(plan, config.method)
-        pipeline = Pipeline(data.task, TorchModel(plan.model, "fp32", device))
-
         state = train_to_folder(
-            plan, EncodedRows.of(data.train), fit_options(config, len(data.train), precision),
+            plan, EncodedRows.of(features["train"]),
+            fit_options(config, len(features["train"]), precision),
             folder, device=device, world=world,
             habits=Habits(config.save_every, config.log_every, config.resume),
-            evaluate=(lambda: pipeline.evaluate(data.dev)) if data.dev else None,
+            evaluate=(lambda: score("dev")) if "dev" in features else None,
         )  # fmt: skip
-
-        scores: dict[str, Mapping[str, float]] = {}
-        if data.dev:
-            scores["dev"] = pipeline.evaluate(data.dev)
-        if data.test:
-            scores["test"] = pipeline.evaluate(data.test)
+        scores = {split: score(split) for split in features if split != "train"}
         for split, found in scores.items():
             log.info("%s: %s", split, "  ".join(f"{k} {v:.4f}" for k, v in found.items()))
         if world.is_main:
-            save_weights(folder, plan.model, backbone)
-            save_meta(
-                folder,
-                make_meta(
-                    data.task, base_model=config.model, columns=data.columns, scores=scores,
-                    best_step=state.best_step or state.step,
-                ),
+            about = make_meta(
+                plan.task, base_model=config.model, columns=data.columns, scores=scores,
+                best_step=state.best_step or state.step,
             )  # fmt: skip
+            save_weights(folder, plan.model, backbone)
+            save_meta(folder, about)
         world.wait()
     return Pipeline.load(folder, backend="torch")
 

@@ -218,11 +218,11 @@ class FineTuned:
 
         from easynlp.methods import apply_methods
         from easynlp.training.loop import FitOptions, State, fit
-        from easynlp.training.plan import Plan, TaskTerm
+        from easynlp.training.plan import Plan, task_term
 
         budget, steps = self.budget, self.budget.steps(len(data.train.rows))
         torch.manual_seed(seed)
-        plan = Plan(data.task, data.task.build(backbone), (TaskTerm(data.task),))
+        plan = Plan(data.task, data.task.build(backbone), (task_term(data.task),))
         plan = apply_methods(plan, self._methods)
         judge = Judge(plan, data.dev, where)
         options = FitOptions(

@@ -75,7 +75,7 @@ class EasyNLPSide:
         from easynlp.data.sampling import EncodedRows
         from easynlp.models.runtime import TorchModel
         from easynlp.pipeline import Pipeline
-        from easynlp.training.plan import Plan, TaskTerm
+        from easynlp.training.plan import Plan, task_term
         from easynlp.training.precision import tune_allocator
 
         tune_allocator()
@@ -85,7 +85,7 @@ class EasyNLPSide:
         assert isinstance(loaded.model, TorchModel)
         rows = [loaded.task.encode(row) for row in read_lines(setup.data)]
         self._source = EncodedRows.of(rows)
-        self._plan = Plan(loaded.task, loaded.model.model, (TaskTerm(loaded.task),))
+        self._plan = Plan(loaded.task, loaded.model.model, (task_term(loaded.task),))
         self._pipelines = {
             "torch": Pipeline.load(setup.run, backend="torch"),
             **{

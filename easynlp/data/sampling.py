@@ -119,12 +119,12 @@ def micro_batches(
         [array([0, 1]), array([2, 3])]
     """
     mine = rows[rank::world]
-    most_rows = max(1, -(-len(mine) // at_least))
     batches: list[np.ndarray] = []
-    start = 0
-    for stop in range(1, len(mine) + 1):
-        full = stop == len(mine) or stop - start == most_rows
-        if full or (stop - start + 1) * int(lengths[mine[start : stop + 1]].max()) > max_tokens:
-            batches.append(mine[start:stop])
-            start = stop
+    for part in np.array_split(mine, min(at_least, max(1, len(mine)))):
+        start = 0
+        for stop in range(1, len(part) + 1):
+            more = part[start : stop + 1]
+            if stop == len(part) or len(more) * int(lengths[more].max()) > max_tokens:
+                batches.append(part[start:stop])
+                start = stop
     return batches

@@ -32,7 +32,7 @@ from easynlp.data.lines import known_encoding, suffixes
 from easynlp.data.sinks import Sink, make_sink
 from easynlp.errors import ConfigError, DataError, RunError, did_you_mean
 
-__all__ = ["STDOUT", "Layout", "Writer", "open_writer"]
+__all__ = ["STDOUT", "Layout", "Writer", "open_writer", "refuse_existing"]
 
 STDOUT = "-"
 """The path that means standard output."""

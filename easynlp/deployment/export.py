@@ -107,7 +107,7 @@ def export(
     started = time.perf_counter()
     if not all(importlib.util.find_spec(name) for name in ("torch", "onnx", "onnxscript")):
         raise MissingExtra("exporting", "train")
-    from easynlp.training.checkpoint import write_folder
+    from easynlp.atomic import write_folder
 
     folder = Path(run)
     target = Path(output) if output is not None else folder / "onnx"

@@ -37,7 +37,7 @@ def recorded_examples(run: str | Path, task: Task, most: int = MOST_TEXTS) -> li
         return []
     reading = {
         name: recipe[name]
-        for name in ("encoding", "schema", "header")
+        for name in ("encoding", "schema", "header", "format")
         if recipe.get(name) is not None
     }
     for name in ("dev", "train"):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import os
 import shutil
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from easynlp.text.tokenizer import Tokenizer
 
 __all__ = ["BUILT_IN", "Backbone"]
 
+log = logging.getLogger("easynlp")
 BUILT_IN = Path(__file__).with_name("builtin")
 """Folder of the models that come with the package, one folder each."""
 
@@ -39,6 +41,7 @@ _DROPOUTS = (
 _TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
                     "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "merges.txt",
                     "vocab.json")  # fmt: skip
+_CONVERTER = "SFconvertbot"
 _WANTED = ["*.json", "*.safetensors", "vocab.txt", "*.model", "merges.txt"]
 
 
@@ -83,9 +86,12 @@ class Backbone:
             config = AutoConfig.from_pretrained(folder, local_files_only=True)
         except Exception as error:
             raise ModelError(f"{folder}/config.json cannot be used: {error}") from error
+        weights = folder
         if not random:
-            check_weights(folder)
-        return cls(name, config, _tokenizer(folder), None if random else folder, folder)
+            if _is_hub_id(name) and not any(folder.glob("*.safetensors")):
+                weights = _converted(name, _offline()) or folder
+            check_weights(weights)
+        return cls(name, config, _tokenizer(folder), None if random else weights, folder)
 
     def with_head(self, architecture: str, **overrides: Any) -> PreTrainedModel:
         """Return the model of an auto class in fp32: pre-trained body, new head.
@@ -191,6 +197,8 @@ def _find(name: str) -> Path:
     """Return the folder of a model name, fetching it if need be and allowed."""
     if (BUILT_IN / name / "config.json").is_file() and "/" not in name:
         return BUILT_IN / name
+    if not name.strip():
+        raise ModelError("the model's name is empty: give a built-in name, a folder or a hub id")
     local = Path(name).expanduser()
     if local.is_dir():
         if not (local / "config.json").is_file():
@@ -199,12 +207,20 @@ def _find(name: str) -> Path:
     if name.startswith("modelscope:"):
         return _from_modelscope(name.removeprefix("modelscope:"))
     built_in = sorted(p.name for p in BUILT_IN.iterdir() if p.is_dir()) if BUILT_IN.is_dir() else []
-    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+    if not _is_hub_id(name):
         raise ModelError(
             f'no model "{name}": neither a built-in one ({", ".join(built_in)}), nor a local '
             f"folder, nor a hub id such as hfl/rbt3.{did_you_mean(name, built_in)}"
         )
     return _from_hub(name)
+
+
+def _is_hub_id(name: str) -> bool:
+    return (
+        name.count("/") == 1
+        and not name.startswith((".", "/", "~", "modelscope:"))
+        and not Path(name).exists()
+    )
 
 
 def _from_hub(name: str) -> Path:
@@ -217,30 +233,38 @@ def _from_hub(name: str) -> Path:
     except LocalEntryNotFoundError as error:
         why = "HF_HUB_OFFLINE is set" if offline else "the hub cannot be reached"
         raise ModelError(
-            f'model "{name}" is not in the local Hugging Face cache and {why}. Use a local '
-            "folder, the built-in tiny-zh, or fetch it where there is a network: hf download "
-            + name
+            f'there is no folder "{name}", and no such model in the local Hugging Face cache; '
+            f"{why}. Use a local folder, the built-in tiny-zh, or fetch it where there is a "
+            "network: hf download " + name
         ) from error
     except Exception as error:
         raise ModelError(f'model "{name}" cannot be fetched from Hugging Face: {error}') from error
-    if not any(folder.glob("*.safetensors")):
-        # Older repositories hold only a pickle; the hub's own conversion is a pull request.
-        for revision in ("refs/pr/1", "refs/pr/2", "refs/pr/3", "refs/pr/4"):
-            try:
-                converted = Path(
-                    snapshot_download(
-                        name, allow_patterns=_WANTED, revision=revision, local_files_only=offline
-                    )
-                )
-            except Exception:
-                continue
-            if any(converted.glob("*.safetensors")):
-                return converted
-        raise ModelError(
-            f'model "{name}" is published only as a pickle, which can run code when read. '
-            "Convert it once, where you trust it (model.save_pretrained), and name that folder"
-        )
     return folder
+
+
+def _converted(name: str, offline: bool) -> Path | None:
+    """Return the weights the hub's own converter offers for a repository of pickles.
+
+    Its bot opens a pull request with safetensors made from the pickle; anyone else's pull
+    request is not looked at, and only its weights are taken.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+
+    if offline:
+        return None
+    try:
+        for each in HfApi().get_repo_discussions(name):
+            if each.is_pull_request and each.author == _CONVERTER:
+                revision = each.git_reference or f"refs/pr/{each.num}"
+                found = Path(
+                    snapshot_download(name, allow_patterns=["*.safetensors"], revision=revision)
+                )
+                if any(found.glob("*.safetensors")):
+                    log.info("%s: weights of the hub's own conversion, %s", name, revision)
+                    return found
+    except Exception as error:
+        log.warning("%s: the hub's conversion cannot be had: %s", name, error)
+    return None
 
 
 def _from_modelscope(name: str) -> Path:

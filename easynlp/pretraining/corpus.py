@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import io
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO
 
+from easynlp.data.lines import numbered_lines
 from easynlp.errors import DataError, did_you_mean
 
 __all__ = ["Heldout", "documents", "find_files"]
@@ -51,24 +49,15 @@ def documents(path: Path) -> Iterator[list[str]]:
     """Yield the documents of a file, each a list of paragraphs.
 
     Raises:
-        DataError: At the line that is not UTF-8.
+        DataError: At the line that is not UTF-8, or where an archive is cut short.
     """
     document: list[str] = []
-    with _open(path) as stream:
-        for number, line in enumerate(stream, 1):
-            try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-            except UnicodeDecodeError as error:
-                raise DataError(
-                    f"not UTF-8: byte 0x{error.object[error.start]:02x}",
-                    path=str(path),
-                    line=number,
-                ) from error
-            if text:
-                document.append(text)
-            elif document:
-                yield document
-                document = []
+    for _, line in numbered_lines(str(path)):
+        if text := line.strip():
+            document.append(text)
+        elif document:
+            yield document
+            document = []
     if document:
         yield document
 
@@ -118,14 +107,3 @@ def _plain(text: str) -> str:
 
 def _stem(path: Path) -> str:
     return path.name.split(".txt")[0]
-
-
-def _open(path: Path) -> IO[bytes]:
-    if path.name.endswith(".zst"):
-        import zstandard
-
-        raw = zstandard.ZstdDecompressor().stream_reader(path.open("rb"), closefd=True)
-        return io.BufferedReader(raw)
-    if path.name.endswith(".gz"):
-        return gzip.open(path, "rb")  # type: ignore[return-value]
-    return path.open("rb")

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
+from easynlp.atomic import write_json
 from easynlp.errors import DataError, RunError
 from easynlp.pretraining.corpus import Heldout, documents
 from easynlp.tasks.base import Features
 from easynlp.tasks.language_modeling import LanguageModeling, token_words
 from easynlp.text.tokenizer import Tokenizer
-from easynlp.training.checkpoint import write_json
 
 __all__ = ["MaskedRows", "PackStats", "pack"]
 
@@ -87,7 +87,7 @@ def pack(
         with temporary.open("wb") as out:
             for file in files:
                 for pieces in _tokenized(file, tokenizer, sep, heldout, counts):
-                    unknown += int(np.count_nonzero(pieces == unknown_id))
+                    unknown += int(np.count_nonzero((pieces & ~CONTINUES) == unknown_id))
                     counts["tokens"] += len(pieces)
                     left = np.concatenate([left, pieces])
                     full = len(left) // body

@@ -13,21 +13,21 @@ import numpy as np
 import torch
 from transformers import BertConfig
 
+from easynlp.atomic import write_folder
 from easynlp.config import PretrainConfig, to_yaml
-from easynlp.distributed import process_group
+from easynlp.distributed import World, process_group
 from easynlp.errors import ConfigError, DataError
 from easynlp.methods import apply_methods
 from easynlp.models.backbone import Backbone
 from easynlp.models.heads import core
 from easynlp.pretraining.corpus import Heldout, documents, find_files
 from easynlp.pretraining.rows import MaskedRows, PackStats, pack
-from easynlp.pretraining.vocabulary import save_vocabulary, train_vocabulary
+from easynlp.pretraining.vocabulary import SPECIAL, save_vocabulary, train_vocabulary
 from easynlp.tasks.language_modeling import Config, LanguageModeling
 from easynlp.text.tokenizer import Tokenizer
-from easynlp.training.checkpoint import write_folder
 from easynlp.training.folder import claim_folder
 from easynlp.training.loop import FitOptions, make_forward, to_tensors
-from easynlp.training.plan import Plan, TaskTerm
+from easynlp.training.plan import Plan, task_term
 from easynlp.training.precision import pick_device, resolve_precision
 from easynlp.training.session import Habits, train_to_folder
 
@@ -59,14 +59,14 @@ def pretrain(config: PretrainConfig) -> Path:
     _check(config)
     if config.threads:
         torch.set_num_threads(config.threads)
-    device = pick_device(config.device)
+    device = pick_device(config.device, World.from_environment().local_rank)
     output = Path(config.output)
     files = find_files(config.corpus, config.exclude)
     with process_group(device) as world:
         if world.is_main:
             claim_folder(
                 output, to_yaml(config), overwrite=config.overwrite, resume=config.resume,
-                name="pretrain",
+                name="pretrain", inputs=(*config.corpus, *config.heldout, config.vocab),
             )  # fmt: skip
             _prepare(config, files, output)
         world.wait()
@@ -166,7 +166,9 @@ def _vocabulary(config: PretrainConfig, files: list[Path], output: Path) -> Toke
         given = Path(config.vocab)
         if not given.is_file():
             raise DataError("no such vocabulary file", path=config.vocab)
-        tokens = given.read_text(encoding="utf-8").splitlines()
+        tokens = given.read_text(encoding="utf-8").rstrip("\n").split("\n")
+        if missing := [token for token in SPECIAL if token not in tokens]:
+            raise DataError(f"no vocabulary: {', '.join(missing)} missing", path=config.vocab)
     else:
         log.info("training a vocabulary of %d tokens", config.vocab_size)
         tokens = train_vocabulary(_paragraphs(files), config.vocab_size)
@@ -196,7 +198,7 @@ def _plan(config: PretrainConfig, tokenizer: Tokenizer) -> Plan:
     torch.manual_seed(config.seed)
     model = task.build(Backbone("new", shape, tokenizer))
     _start_positions(core(model))
-    return apply_methods(Plan(task, model, (TaskTerm(task),)), config.method)
+    return apply_methods(Plan(task, model, (task_term(task),)), config.method)
 
 
 @torch.no_grad()

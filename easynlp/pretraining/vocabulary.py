@@ -8,9 +8,10 @@ from pathlib import Path
 from tokenizers import Tokenizer as Backend
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
-__all__ = ["save_vocabulary", "train_vocabulary"]
+__all__ = ["SPECIAL", "save_vocabulary", "train_vocabulary"]
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+"""Tokens every vocabulary must have."""
 
 
 def train_vocabulary(texts: Iterable[str], size: int, *, min_frequency: int = 5) -> list[str]:

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from easynlp.data.readers import Row
 from easynlp.errors import DataError
-from easynlp.tasks.base import Batch, Example
+from easynlp.tasks.base import Batch, Example, Features, Task
 
-__all__ = ["pad_rows", "text_of"]
+__all__ = ["encode_rows", "pad_rows", "text_of"]
 
 
 def text_of(example: Example, name: str) -> str:
@@ -37,6 +38,32 @@ def text_of(example: Example, name: str) -> str:
                 f"`{name}` holds half of a surrogate pair at character {error.start + 1}"
             ) from error
     return text
+
+
+def encode_rows(task: Task, rows: Sequence[tuple[Row, Example]]) -> list[Features]:
+    """Encode examples read from files; an error says the line of its row.
+
+    Args:
+        task: What encodes.
+        rows: Rows and the examples in them.
+
+    Raises:
+        DataError: At the file and line of the first row that is wrong.
+    """
+    together = getattr(task, "encode_batch", None)
+    if together is not None:
+        try:
+            found: list[Features] = together([example for _, example in rows])
+            return found
+        except DataError:  # again, one by one, to learn which row it is
+            pass
+    features = []
+    for row, example in rows:
+        try:
+            features.append(task.encode(example))
+        except DataError as error:
+            raise error.at(row.path, row.line) from error
+    return features
 
 
 def pad_rows(

@@ -1,7 +1,7 @@
 """Text classification: which label, or which labels, does a text (or a pair of texts) have?
 
 Input ``{"text": "房间很干净", "label": "好评"}``, for pairs also ``text_b``, with several labels
-``{"text": …, "label": "体育|财经"}`` or a list. Output ``{"label": "好评", "score": 0.93,
+``{"text": …, "label": "体育,财经"}`` or a list. Output ``{"label": "好评", "score": 0.93,
 "scores": {"好评": 0.93, "差评": 0.07}}``, with several ``{"labels": […], "scores": {…}}``.
 
 With several labels each (text, label) is a question of its own, answered yes or no: one target.

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 
+from easynlp.atomic import write_folder, write_json, write_text
 from easynlp.errors import ConfigError
 from easynlp.models.backbone import Backbone
 from easynlp.models.heads import core
-from easynlp.training.checkpoint import write_folder, write_json
 
 __all__ = ["check_folder", "claim_folder", "save_weights"]
 
@@ -21,7 +21,15 @@ _FREE = frozenset({"resume", "overwrite", "threads", "log_every", "save_every", 
 """Options that may differ when a run is resumed: they do not change the numbers."""
 
 
-def check_folder(folder: Path, written: str, *, overwrite: bool, resume: bool, name: str) -> None:
+def check_folder(
+    folder: Path,
+    written: str,
+    *,
+    overwrite: bool,
+    resume: bool,
+    name: str,
+    inputs: Sequence[str | None] = (),
+) -> None:
     """Refuse a folder a run may not write to; changes nothing.
 
     Args:
@@ -30,6 +38,7 @@ def check_folder(folder: Path, written: str, *, overwrite: bool, resume: bool, n
         overwrite: The folder may be emptied, if an earlier run wrote it.
         resume: Go on in it; options that change the numbers must be as they were.
         name: File name of the recipe, without suffix.
+        inputs: Files and folders the run reads; they must not be in a folder it empties.
 
     Raises:
         ConfigError: If the folder is taken and neither flag is given, is not a run's, or the
@@ -56,23 +65,34 @@ def check_folder(folder: Path, written: str, *, overwrite: bool, resume: bool, n
             f"{folder} was not written by this command ({recipe.name} is not there), so "
             "--overwrite will not delete it"
         )
+    for path in inputs:
+        if path and Path(path).exists() and Path(path).resolve().is_relative_to(folder.resolve()):
+            raise ConfigError(f"--overwrite would delete {path}, which the run reads")
 
 
-def claim_folder(folder: Path, written: str, *, overwrite: bool, resume: bool, name: str) -> None:
+def claim_folder(
+    folder: Path,
+    written: str,
+    *,
+    overwrite: bool,
+    resume: bool,
+    name: str,
+    inputs: Sequence[str | None] = (),
+) -> None:
     """Make a run's folder and write its resolved recipe into it as ``<name>.yaml``.
 
     See `check_folder`, which it asks first, for the arguments and what is refused.
     """
-    check_folder(folder, written, overwrite=overwrite, resume=resume, name=name)
+    check_folder(folder, written, overwrite=overwrite, resume=resume, name=name, inputs=inputs)
     if _is_taken(folder):
         if resume:
             return
         shutil.rmtree(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{name}.yaml").write_text(written, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot write to --output {folder}: {error.strerror}") from error
+    write_text(folder / f"{name}.yaml", written)
     write_json(folder / "versions.json", _versions())
 
 
@@ -103,7 +123,7 @@ def save_weights(folder: Path, model: torch.nn.Module, backbone: Backbone) -> No
 
 
 def _check_same(recipe: Path, resolved: Mapping[str, Any]) -> None:
-    before = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    before = yaml.safe_load(recipe.read_text(encoding="utf-8")) or {}
     changed = [
         f"{key}: was {before.get(key)!r}, now {value!r}"
         for key, value in resolved.items()

@@ -145,7 +145,6 @@ def fit(
             plan, wrapped, forward, source, order[position], epoch, options, state.optimizer,
             device, world,
         )  # fmt: skip
-        _check_finite(losses, state.step)
         state.step += 1
         state.tokens += tokens
         speed = tokens / (time.perf_counter() - started)
@@ -204,9 +203,12 @@ def _step(
     norm = torch.nn.utils.clip_grad_norm_(
         plan.model.parameters(), options.max_grad_norm or math.inf
     )
-    optimizer.step()
     means = (all_sum(sums, world) / max(targets, 1.0)).tolist()
-    return dict(zip((t.name for t in plan.terms), means, strict=True)), int(tokens), float(norm)
+    losses_by_name = dict(zip((term.name for term in plan.terms), means, strict=True))
+    # Before the update: one NaN would spoil every weight, and the checkpoint with them.
+    _check_finite({**losses_by_name, "gradient": float(norm)})
+    optimizer.step()
+    return losses_by_name, int(tokens), float(norm)
 
 
 def make_forward(
@@ -262,10 +264,10 @@ def _step_seed(seed: int, step: int, rank: int) -> int:
     return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0] >> 1)
 
 
-def _check_finite(losses: Mapping[str, float], step: int) -> None:
-    bad = [name for name, value in losses.items() if not math.isfinite(value)]
+def _check_finite(values: Mapping[str, float]) -> None:
+    bad = [name for name, value in values.items() if not math.isfinite(value)]
     if bad:
         raise RunError(
-            f"the loss is not finite at step {step + 1} ({', '.join(bad)}). "
-            "Try a lower --lr, or --precision fp32"
+            f"{', '.join(bad)} not finite; the step was not taken. The last checkpoint is sound: "
+            "try a lower --lr, or --precision fp32"
         )

@@ -10,12 +10,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from easynlp.errors import ConfigError
+
 if TYPE_CHECKING:
     import torch
 
     from easynlp.tasks.base import Task
 
-__all__ = ["Method", "Pass", "Plan", "TaskTerm", "Term"]
+__all__ = ["Method", "Pass", "Plan", "Term", "task_term"]
 
 
 @dataclass
@@ -61,6 +63,11 @@ class Plan:
     model: torch.nn.Module
     terms: tuple[Term, ...] = field(default=())
 
+    def __post_init__(self) -> None:
+        names = [term.name for term in self.terms]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ConfigError(f"the plan has the term {min(twice)} twice; apply a method once")
+
     def total(self, run: Pass) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Return the weighted sum of all terms on a pass, and each term alone (detached)."""
         losses = {term.name: term.compute(run) for term in self.terms}
@@ -72,6 +79,6 @@ Method = Callable[..., Plan]
 """``method(plan, **options) -> Plan``; entries of a METHODS table."""
 
 
-def TaskTerm(task: Task) -> Term:
+def task_term(task: Task) -> Term:
     """Make the term every plan starts with: the task's own loss."""
     return Term("loss", lambda run: task.loss(run.output, run.batch))

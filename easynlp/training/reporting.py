@@ -13,6 +13,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from easynlp.atomic import write_text
+from easynlp.errors import RunError
 from easynlp.training.loop import Event
 
 __all__ = ["Reporter", "drop_later_lines"]
@@ -74,7 +76,12 @@ class Reporter:
         if self._file is not None and (
             event.scores is not None or last or event.step % self.every == 0
         ):
-            self._write(event)
+            try:
+                self._write(event)
+            except OSError as error:
+                raise RunError(
+                    f"cannot write metrics to {self.folder}: {error.strerror}"
+                ) from error
         if self.show:
             self._show(event, last)
 
@@ -129,7 +136,7 @@ def drop_later_lines(path: Path, step: int) -> None:
                 kept.append(line + "\n")
         except (ValueError, KeyError):
             continue
-    path.write_text("".join(kept), encoding="utf-8")
+    write_text(path, "".join(kept))
 
 
 def _board(folder: Path, first_step: int) -> Any:

@@ -50,8 +50,8 @@ def train_to_folder(
     """Train a plan, leaving checkpoints and metrics in a folder; return where it ended.
 
     On SIGINT and SIGTERM the step under way is finished, saved, and `Interrupted` raised. The
-    plan's model ends with the best checkpoint's weights if there was an evaluation, else with
-    the last.
+    plan's model ends in evaluation mode, with the best checkpoint's weights if there was an
+    evaluation, else with the last.
 
     Args:
         plan: What to train.
@@ -81,20 +81,21 @@ def train_to_folder(
             plan, source, options, state=state, device=device, world=world, evaluate=evaluate
         ):
             reporter.report(event)
-            told = bool(all_sum(torch.tensor(int(signals.caught)), world))
+            told = bool(all_sum(torch.tensor(int(signals.caught), device=device), world))
             due = event.scores is not None or event.step == event.steps
             if habits.save_every:
                 due = due or event.step % habits.save_every == 0
             if main and (due or told):
-                checkpoints.save(plan.model, state, best=event.is_best)
+                checkpoints.save(plan.model, state)
             if told and event.step < event.steps and not event.stop:
                 raise Interrupted(
                     f"stopped at step {event.step} of {event.steps}; everything is saved in "
                     f"{folder}. Go on with the same command and --resume"
                 )
     if state.best_step and state.best_step != state.step:
-        checkpoints.load(plan.model, "best")
+        checkpoints.load(plan.model, state.best_step)
         log.info("the best checkpoint is step %d (%.4f)", state.best_step, state.best_score)
+    plan.model.eval()
     return state
 
 

@@ -18,7 +18,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(layer.split())
     for layer in (
         "errors",
-        "extras options registry",
+        "extras options registry atomic",
         "config",
         "tasks.base",
         "text distributed",
@@ -28,7 +28,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "training",
         "methods",
         "pipeline",
-        "dataset saving pretraining",
+        "dataset pretraining",
         "run deployment",
         "benchmarks",
         "demo",

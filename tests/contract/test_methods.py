@@ -10,7 +10,7 @@ import torch
 from easynlp.data.sampling import EncodedRows
 from easynlp.methods import METHODS, apply_methods
 from easynlp.training.loop import FitOptions, State, fit
-from easynlp.training.plan import Plan, TaskTerm
+from easynlp.training.plan import Plan, task_term
 from tests.contract.samples import CLAIMS, PRETRAINING_ONLY, SAMPLES, SPECS, plain
 
 CPU = torch.device("cpu")
@@ -26,7 +26,7 @@ def train(backbone, sample, methods, *, dropout=0.0, **changes):
     """Train briefly with methods; return the plan, the weights and the events."""
     task = sample.make(backbone)
     torch.manual_seed(0)
-    plan = Plan(task, task.build(plain(backbone, dropout)), (TaskTerm(task),))
+    plan = Plan(task, task.build(plain(backbone, dropout)), (task_term(task),))
     plan = apply_methods(plan, [SPECS[name] for name in methods])
     options = FitOptions(**{"steps": 40, "batch_size": 8, "lr": 5e-3, "warmup": 0.0, **changes})
     source = EncodedRows.of(task.encode_batch(sample.rows))

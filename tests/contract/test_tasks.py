@@ -20,7 +20,7 @@ from easynlp.pipeline import Pipeline
 from easynlp.tasks import TASKS, find_task
 from easynlp.tasks.base import INPUT_NAMES, Task
 from easynlp.training.loop import FitOptions, State, fit, make_forward, to_tensors
-from easynlp.training.plan import Plan, TaskTerm
+from easynlp.training.plan import Plan, task_term
 from tests.contract.samples import SAMPLES, Sample, plain
 
 CPU = torch.device("cpu")
@@ -159,7 +159,7 @@ def test_learns_eight_rows_by_heart_and_remembers_after_saving(
     sample, task, tiny_backbone, tmp_path
 ):
     torch.manual_seed(0)
-    plan = Plan(task, task.build(plain(tiny_backbone)), (TaskTerm(task),))
+    plan = Plan(task, task.build(plain(tiny_backbone)), (task_term(task),))
     options = FitOptions(steps=sample.steps, batch_size=8, lr=5e-3)
     source = EncodedRows.of(task.encode_batch(sample.rows))
     events = list(fit(plan, source, options, state=State(), device=CPU))

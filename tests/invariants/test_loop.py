@@ -21,7 +21,7 @@ from easynlp.models.runtime import TorchModel
 from easynlp.tasks.text_classify import Config, TextClassify
 from easynlp.training.checkpoint import Checkpoints
 from easynlp.training.loop import FitOptions, State, fit
-from easynlp.training.plan import Plan, TaskTerm
+from easynlp.training.plan import Plan, task_term
 from easynlp.training.session import Habits, train_to_folder
 from tests.conftest import REVIEWS
 
@@ -35,7 +35,7 @@ def make(backbone, *, dropout: float = 0.0):
     config = dataclasses.replace(backbone)
     config.config.hidden_dropout_prob = config.config.attention_probs_dropout_prob = dropout
     plan = Plan(task, task.build(config), ())
-    plan = dataclasses.replace(plan, terms=(TaskTerm(task),))
+    plan = dataclasses.replace(plan, terms=(task_term(task),))
     return plan, EncodedRows.of([task.encode(row) for row in ROWS])
 
 
@@ -88,7 +88,7 @@ def test_resumed_run_ends_with_the_same_weights(tiny_backbone, tmp_path, stop_af
     state = State()
     for event in fit(plan, source, options(), state=state, device=CPU):
         if event.step == stop_after:
-            checkpoints.save(plan.model, state, best=False)
+            checkpoints.save(plan.model, state)
             break
     plan, source = make(tiny_backbone, dropout=0.1)
     torch.manual_seed(999)  # whatever happened in between must not matter
@@ -159,7 +159,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(tiny_backbone) -> None:
     plan, source = make(tiny_backbone)
     with torch.no_grad():
         next(plan.model.parameters()).fill_(float("nan"))
-    with pytest.raises(RunError, match="not finite at step 1"):
+    with pytest.raises(RunError, match="loss, gradient not finite; the step was not taken"):
         list(fit(plan, source, options(), state=State(), device=CPU))
 
 

@@ -154,7 +154,7 @@ def test_evaluate_needs_targets_and_names_the_file(loaded, tmp_path):
     with pytest.raises(DataError, match="label"):
         easynlp.evaluate("runs/x", write_rows(tmp_path / "a.jsonl", [{"text": "好"}]))
     bad = write_rows(tmp_path / "b.jsonl", [{"text": "坏", "label": "短"}])
-    with pytest.raises(DataError, match=r"b\.jsonl: item 0: a bad character"):
+    with pytest.raises(DataError, match=r"b\.jsonl:1: a bad character"):
         easynlp.evaluate("runs/x", bad)
 
 
@@ -182,7 +182,7 @@ def test_predict_counts_what_was_cut_and_reads_and_writes_packed(loaded, tmp_pat
 def test_predict_leaves_nothing_behind_when_a_row_is_wrong(loaded, tmp_path):
     rows = [{"text": "好"}] * 2000 + [{"text": "坏"}]
     source = write_rows(tmp_path / "in.jsonl", rows)
-    with pytest.raises(DataError, match=r"in\.jsonl: item 2000: a bad character"):
+    with pytest.raises(DataError, match=r"in\.jsonl:2001: a bad character"):
         easynlp.predict("runs/x", source, tmp_path / "out.jsonl", batch_size=4)
     assert [p.name for p in tmp_path.iterdir()] == ["in.jsonl"]
 

@@ -222,3 +222,39 @@ def test_methods_compose_in_a_run(go) -> None:
 def test_random_starts_from_the_same_shape(go, tiny_folder) -> None:
     pipeline = go(model=f"random:{tiny_folder}", epochs=1)
     assert pipeline.meta["base_model"] == f"random:{tiny_folder}"
+
+
+def test_evaluating_names_the_line_of_a_label_the_run_does_not_know(go, tmp_path) -> None:
+    go(epochs=1)
+    data = write(tmp_path / "test.jsonl", [*ROWS[:4], {"text": "一般", "label": "中评"}])
+    with pytest.raises(DataError, match=r"test\.jsonl:5: .*中评"):
+        easynlp.evaluate(tmp_path / "run", data)
+
+
+def test_a_method_may_wrap_the_task(go, tmp_path) -> None:
+    """Prompting and its like change how texts are encoded: training and saving must see that."""
+    pipeline = go(method=["tests.unit.wrapping:shout"], epochs=1)
+    assert pipeline.meta["task"] == "tests.unit.wrapping:Shouting"
+    assert pipeline.task.encode({"text": "好"})["input_ids"].size == 6  # [CLS] 好 ! ! ! [SEP]
+
+
+def test_the_test_file_is_scored_without_dropout(go, tmp_path) -> None:
+    test = write(tmp_path / "test.jsonl", ROWS)
+    pipeline = go(test=str(test), dropout=0.5, epochs=8)
+    stored = pipeline.meta["scores"]["test"]
+    assert stored == easynlp.evaluate(tmp_path / "run", test, backend="torch")
+
+
+def test_resuming_on_changed_data_is_refused(go, reviews_file) -> None:
+    go()
+    with reviews_file.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(ROWS[0], ensure_ascii=False) + "\n")
+    with pytest.raises(ConfigError, match=r"--train .* has changed"):
+        go(resume=True)
+
+
+def test_overwriting_what_the_run_reads_is_refused(go, tmp_path) -> None:
+    go()
+    with pytest.raises(ConfigError, match="would delete"):
+        go(model=str(tmp_path / "run"), overwrite=True)
+    assert (tmp_path / "run" / "model.safetensors").is_file()

@@ -13,7 +13,7 @@ from easynlp.errors import ConfigError
 from easynlp.methods.fgm import fgm
 from easynlp.tasks.text_classify import Config, TextClassify
 from easynlp.training.loop import make_forward, to_tensors
-from easynlp.training.plan import Pass, Plan, TaskTerm
+from easynlp.training.plan import Pass, Plan, task_term
 from tests.conftest import REVIEWS
 
 CPU = torch.device("cpu")
@@ -28,7 +28,7 @@ def plan(tiny_backbone):
     task = TextClassify.prepare(Config(max_length=32), tiny_backbone.tokenizer, ROWS)
     torch.manual_seed(0)
     model = task.build(replace(tiny_backbone, config=config, folder=None)).train()
-    return Plan(task, model, (TaskTerm(task),))
+    return Plan(task, model, (task_term(task),))
 
 
 def a_pass(plan, rows=ROWS):

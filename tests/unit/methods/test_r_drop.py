@@ -13,7 +13,7 @@ from easynlp.errors import ConfigError
 from easynlp.methods.r_drop import r_drop
 from easynlp.tasks.text_classify import Config, TextClassify
 from easynlp.training.loop import make_forward, to_tensors
-from easynlp.training.plan import Pass, Plan, TaskTerm, Term
+from easynlp.training.plan import Pass, Plan, Term, task_term
 from tests.conftest import REVIEWS
 
 CPU = torch.device("cpu")
@@ -37,7 +37,7 @@ def make(backbone, dropout):
 
     batch = to_tensors(task.collate(task.encode_batch(ROWS)), CPU)
     run = Pass(counted, model, batch, counted(batch))
-    return Plan(task, model, (TaskTerm(task),)), run, passes
+    return Plan(task, model, (task_term(task),)), run, passes
 
 
 def test_the_formula(tiny_backbone):

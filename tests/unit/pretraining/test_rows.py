@@ -54,7 +54,7 @@ def test_files_can_be_excluded_by_name(corpus) -> None:
 def test_bytes_that_are_no_utf8_are_named_with_their_line(tmp_path) -> None:
     path = tmp_path / "bad.txt"
     path.write_bytes("好\n".encode() * 70_000 + b"\xb0\xa1\n")
-    with pytest.raises(DataError, match=r"bad\.txt:70001: not UTF-8: byte 0xb0"):
+    with pytest.raises(DataError, match=r"bad\.txt:70001: not valid UTF-8: byte 0xb0"):
         list(documents(path))
 
 

@@ -20,7 +20,7 @@ from easynlp.pipeline import Pipeline
 from easynlp.tasks.sequence_labeling import Config, SequenceLabeling
 from easynlp.text.tokenizer import Tokenizer
 from easynlp.training.loop import FitOptions, State, fit
-from easynlp.training.plan import Plan, TaskTerm
+from easynlp.training.plan import Plan, task_term
 
 
 def entity(text, piece, kind):
@@ -306,7 +306,7 @@ def test_any_text_round_trips_what_is_not_misaligned(tiny_backbone, text, data):
 def test_training_on_windows_learns(tiny_backbone):
     task = make(tiny_backbone.tokenizer, max_length=8, overlap=3)
     torch.manual_seed(0)
-    plan = Plan(task, task.build(tiny_backbone), (TaskTerm(task),))
+    plan = Plan(task, task.build(tiny_backbone), (task_term(task),))
     options = FitOptions(steps=80, batch_size=3, lr=5e-3)
     source = EncodedRows.of(task.encode_batch(ROWS))
     list(fit(plan, source, options, state=State(), device=torch.device("cpu")))

@@ -1,0 +1,64 @@
+"""Files and folders that are written whole or not at all; needs no torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from easynlp.errors import RunError
+
+__all__ = ["write_folder", "write_json", "write_text"]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file so that it is either the old one or the new one.
+
+    Raises:
+        RunError: If the disk is full or refuses; the old file stays.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise RunError(f"cannot write {path}: {error.strerror}. Nothing was changed") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON as `write_text` writes text."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+
+
+def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
+    """Make a folder by filling a hidden one beside it, then renaming it into place.
+
+    Raises:
+        RunError: If the disk is full or refuses; nothing half-written stays.
+    """
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+        fill(temporary)
+        for file in temporary.iterdir():
+            file.chmod(0o644)  # safetensors writes for the owner only
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+        temporary.chmod(0o755)
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.rename(path)
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror}. Nothing was changed") from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
