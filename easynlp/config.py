@@ -8,6 +8,7 @@ Python (``batch_size=``).
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import inspect
 import types
 import typing
@@ -248,6 +249,9 @@ def parse_method(spec: str, find: Callable[[str], Any]) -> tuple[str, dict[str, 
 def _split(spec: str) -> tuple[str, Mapping[str, str]]:
     """Cut a spec into name and options; the name may hold a colon of its own."""
     if "=" not in spec:
+        module, colon, _ = spec.partition(":")
+        if colon and "." not in module and importlib.util.find_spec(module) is None:
+            raise ConfigError(f'method "{spec}": options are written name:option=value,...')
         return spec, {}
     head, _, _ = spec.partition("=")
     name, colon, _ = head.rpartition(":")
