@@ -1,13 +1,16 @@
-"""Which extra installs a package, for the message when it is missing."""
+"""Packages we lean on: which extra installs them, and which versions are here."""
 
 from __future__ import annotations
 
+import contextlib
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import metadata
 
 from easynlp.errors import MissingExtra
 
-__all__ = ["EXTRAS", "needed_for"]
+__all__ = ["EXTRAS", "needed_for", "versions"]
 
 EXTRAS = {
     **dict.fromkeys(
@@ -44,3 +47,12 @@ def needed_for(feature: str) -> Iterator[None]:
         if extra is None:
             raise
         raise MissingExtra(feature, extra) from error
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the installed packages that decide a run's numbers."""
+    found = {"python": platform.python_version()}
+    for package in ("easynlp", "torch", "transformers", "tokenizers", "onnxruntime", "numpy"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found

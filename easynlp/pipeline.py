@@ -12,10 +12,8 @@ import dataclasses
 import hashlib
 import itertools
 import json
-import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +21,7 @@ import numpy as np
 
 from easynlp.atomic import write_json
 from easynlp.errors import ConfigError, DataError, ModelError
+from easynlp.extras import versions
 from easynlp.models.runtime import Model, OnnxModel, TorchModel
 from easynlp.tasks import TASKS, find_task
 from easynlp.tasks.base import Batch, Example, Features, Prediction, Task
@@ -287,7 +286,7 @@ def make_meta(task: Task, **about: Any) -> dict[str, Any]:
     if name not in TASKS or find_task(name) is not type(task):
         name = f"{type(task).__module__}:{type(task).__qualname__}"
     config = dataclasses.asdict(task.config)
-    return {"format": FORMAT, "task": name, "config": config, **about, "versions": _versions()}
+    return {"format": FORMAT, "task": name, "config": config, **about, "versions": versions()}
 
 
 def save_meta(folder: str | Path, meta: Mapping[str, Any]) -> None:
@@ -382,14 +381,6 @@ def _numbered(function: Callable[[Any], Any], item: Any, number: int) -> Any:
         if error.path is not None:
             raise
         raise DataError(f"item {number}: {error.message}", hint=error.hint) from error
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in ("easynlp", "torch", "transformers", "tokenizers", "onnxruntime", "numpy"):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[package] = metadata.version(package)
-    return found
 
 
 def _show(value: Any) -> str:

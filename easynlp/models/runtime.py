@@ -185,7 +185,9 @@ def _check_complete(model: torch.nn.Module, folder: Path) -> None:
     for path in folder.glob("*.safetensors"):
         with path.open("rb") as file:
             stored |= json.loads(file.read(int.from_bytes(file.read(8), "little"))).keys()
-    inner = getattr(model, "core", model)
+    from easynlp.models.heads import core
+
+    inner = core(model)
     state = inner.state_dict(keep_vars=True)
     # Tied weights are stored once, under either name.
     present = {value.data_ptr() for name, value in state.items() if name in stored}

@@ -52,7 +52,8 @@ def bag_of_words(plan: Plan, *, weight: float = 0.3) -> Plan:
         from transformers.models.bert.modeling_bert import BertPooler
 
         base.pooler = BertPooler(base.config)  # type: ignore[no-untyped-call]
-    special = torch.from_numpy(_special(plan.task))
+    task: Any = plan.task
+    special = torch.from_numpy(task.special)
     model: Any = plan.model
     model.recall = _Recall(base.config.hidden_size, base.config.vocab_size)
 
@@ -76,7 +77,3 @@ def original_ids(batch: Any) -> torch.Tensor:
     ids: torch.Tensor = batch["input_ids"].clone()
     ids.view(-1)[batch["masked_positions"]] = batch["target"]
     return ids
-
-
-def _special(task: Any) -> Any:
-    return task.special

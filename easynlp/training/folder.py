@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import yaml
 
 from easynlp.atomic import write_folder, write_json, write_text
 from easynlp.errors import ConfigError
+from easynlp.extras import versions
 from easynlp.models.backbone import Backbone
 from easynlp.models.heads import core
 
@@ -93,7 +95,7 @@ def claim_folder(
     except OSError as error:
         raise ConfigError(f"cannot write to --output {folder}: {error.strerror}") from error
     write_text(folder / f"{name}.yaml", written)
-    write_json(folder / "versions.json", _versions())
+    write_json(folder / "versions.json", {**versions(), "machine": platform.platform()})
 
 
 def _is_taken(folder: Path) -> bool:
@@ -133,16 +135,3 @@ def _check_same(recipe: Path, resolved: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"cannot resume {recipe.parent} with other options:\n  " + "\n  ".join(changed)
         )
-
-
-def _versions() -> dict[str, str]:
-    import platform
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {"python": platform.python_version(), "machine": platform.platform()}
-    for package in ("easynlp", "torch", "transformers", "tokenizers", "numpy", "onnxruntime"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
