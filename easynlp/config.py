@@ -160,8 +160,25 @@ class PretrainConfig:
 
     dropout: Share = 0.0
     """Dropout while pre-training; text that is read once is not learned by heart."""
+    rows: Literal["packed", "texts"] = "packed"
+    """What a training row is: packed, full of tokens whatever the sentences; or texts, cut at
+    sentence ends to many lengths (what --teacher needs)."""
     row_length: Annotated[int, Range(8)] = 128
-    """Tokens of a packed training row."""
+    """Tokens of a packed training row; most tokens of a text."""
+    per_file: Steps = 0
+    """With --rows texts: most characters taken of one corpus file; 0: all."""
+    teacher: str | None = None
+    """With --rows texts: an encoder whose sentence vectors are computed once and kept, for
+    --method sentence_distill; any tokenizer."""
+    teacher_prefix: str = ""
+    """Put before every text the teacher reads; the E5 family wants "query: "."""
+    teacher_pooling: Literal["mean", "cls"] = "mean"
+    """How the teacher's tokens become one vector."""
+    cache: str | None = None
+    """Folder that keeps texts and teacher's vectors, for several runs to share; by default the
+    run's own folder."""
+    embeddings: Literal["random", "teacher"] = "random"
+    """How token embeddings start: teacher reads each token and turns its vector to our width."""
     mask_rate: Annotated[float, Range(0.01, 0.9)] = 0.15
     """Share of the tokens to predict; whole words are masked together."""
     method: tuple[str, ...] = ()

@@ -16,6 +16,7 @@ METHODS: dict[str, str] = {
     "r_drop": "easynlp.methods.r_drop:r_drop",
     "fgm": "easynlp.methods.fgm:fgm",
     "bag_of_words": "easynlp.pretraining.bag_of_words:bag_of_words",
+    "sentence_distill": "easynlp.pretraining.sentence_distill:sentence_distill",
 }
 
 __all__ = ["METHODS", "apply_methods", "find_method"]

@@ -18,7 +18,7 @@ import torch
 from easynlp.errors import ConfigError
 from easynlp.training.plan import Pass, Plan, Term
 
-__all__ = ["bag_of_words"]
+__all__ = ["bag_of_words", "with_pooler"]
 
 
 class _Recall(torch.nn.Module):
@@ -45,13 +45,7 @@ def bag_of_words(plan: Plan, *, weight: float = 0.3) -> Plan:
     Raises:
         ConfigError: If the encoder has no pooler slot.
     """
-    base = getattr(getattr(plan.model, "core", None), "base_model", None)
-    if base is None or not hasattr(base, "pooler"):
-        raise ConfigError("bag_of_words needs language_modeling over a BERT encoder")
-    if base.pooler is None:
-        from transformers.models.bert.modeling_bert import BertPooler
-
-        base.pooler = BertPooler(base.config)  # type: ignore[no-untyped-call]
+    base = with_pooler(plan, "bag_of_words")
     task: Any = plan.task
     special = torch.from_numpy(task.special)
     model: Any = plan.model
@@ -70,6 +64,22 @@ def bag_of_words(plan: Plan, *, weight: float = 0.3) -> Plan:
         return loss
 
     return replace(plan, terms=(*plan.terms, Term("bag_of_words", compute, weight)))
+
+
+def with_pooler(plan: Plan, method: str) -> Any:
+    """Return the BERT encoder of a language-modeling plan, given a pooler if it has none.
+
+    Raises:
+        ConfigError: If the encoder has no pooler slot.
+    """
+    base = getattr(getattr(plan.model, "core", None), "base_model", None)
+    if base is None or not hasattr(base, "pooler"):
+        raise ConfigError(f"{method} needs language_modeling over a BERT encoder")
+    if base.pooler is None:
+        from transformers.models.bert.modeling_bert import BertPooler
+
+        base.pooler = BertPooler(base.config)  # type: ignore[no-untyped-call]
+    return base
 
 
 def original_ids(batch: Any) -> torch.Tensor:

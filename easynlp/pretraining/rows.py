@@ -22,7 +22,7 @@ from easynlp.tasks.base import Features
 from easynlp.tasks.language_modeling import LanguageModeling, token_words
 from easynlp.text.tokenizer import Tokenizer
 
-__all__ = ["MaskedRows", "PackStats", "pack"]
+__all__ = ["CONTINUES", "MaskedRows", "PackStats", "clean", "pack"]
 
 CONTINUES = np.uint32(1 << 31)
 BATCH = 1024
@@ -181,7 +181,7 @@ def _tokenized(
         ends.clear()
         return np.concatenate(parts)
 
-    for paragraphs in _clean(documents(file), heldout, counts):
+    for paragraphs in clean(documents(file), heldout, counts):
         batch += paragraphs
         ends += [False] * (len(paragraphs) - 1) + [True]
         if len(batch) >= BATCH:
@@ -190,9 +190,10 @@ def _tokenized(
         yield flush()
 
 
-def _clean(
+def clean(
     found: Iterable[list[str]], heldout: Heldout | None, counts: dict[str, int]
 ) -> Iterator[list[str]]:
+    """Yield documents without paragraphs that show a held-out text; keep count."""
     for document in found:
         kept = [p for p in document if heldout is None or not heldout.shows(p)]
         counts["refused"] += len(document) - len(kept)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +14,19 @@ from transformers import BertConfig
 
 from easynlp.atomic import write_folder
 from easynlp.config import PretrainConfig, to_yaml
+from easynlp.data.sampling import Source
 from easynlp.distributed import World, process_group
-from easynlp.errors import ConfigError, DataError
+from easynlp.errors import ConfigError
 from easynlp.methods import apply_methods
 from easynlp.models.backbone import Backbone
 from easynlp.models.heads import core
-from easynlp.pretraining.corpus import Heldout, documents, find_files
-from easynlp.pretraining.rows import MaskedRows, PackStats, pack
-from easynlp.pretraining.vocabulary import SPECIAL, save_vocabulary, train_vocabulary
+from easynlp.pretraining.corpus import find_files
+from easynlp.pretraining.material import Material, prepare
+from easynlp.pretraining.sentence_distill import start_embeddings
 from easynlp.tasks.language_modeling import Config, LanguageModeling
-from easynlp.text.tokenizer import Tokenizer
 from easynlp.training.folder import claim_folder
 from easynlp.training.loop import FitOptions, make_forward, to_tensors
-from easynlp.training.plan import Plan, task_term
+from easynlp.training.plan import Pass, Plan, task_term
 from easynlp.training.precision import pick_device, resolve_precision
 from easynlp.training.session import Habits, train_to_folder
 
@@ -61,22 +60,24 @@ def pretrain(config: PretrainConfig) -> Path:
         torch.set_num_threads(config.threads)
     device = pick_device(config.device, World.from_environment().local_rank)
     output = Path(config.output)
-    files = find_files(config.corpus, config.exclude)
+    find_files(config.corpus, config.exclude)  # complain before a folder is made
     with process_group(device) as world:
         if world.is_main:
             claim_folder(
                 output, to_yaml(config), overwrite=config.overwrite, resume=config.resume,
                 name="pretrain", inputs=(*config.corpus, *config.heldout, config.vocab),
             )  # fmt: skip
-            _prepare(config, files, output)
+            material = prepare(config, device)
         world.wait()
-        tokenizer, stats = _prepare(config, files, output)  # there already: read, not made
-        plan = _plan(config, tokenizer)
+        if not world.is_main:
+            material = prepare(config, device)  # there already: read, not made
+        plan = _plan(config, material)
         kept = np.linspace(
-            0, stats.rows - 1, min(config.heldout_rows, stats.rows // 10), dtype=np.int64
+            0, material.count - 1, min(config.heldout_rows, material.count // 10), dtype=np.int64
         )  # spread over the corpus, so all its genres are scored
-        learned = np.setdiff1d(np.arange(stats.rows), kept)
-        source, score_rows = (_rows(config, output, plan, chosen) for chosen in (learned, kept))
+        learned = np.setdiff1d(np.arange(material.count), kept)
+        task: Any = plan.task
+        source, score_rows = (material.source(task, chosen) for chosen in (learned, kept))
         options = _fit_options(config, len(learned), resolve_precision(config.precision, device))
         train_to_folder(
             plan, source, options, output, device=device, world=world,
@@ -130,61 +131,15 @@ def _check(config: PretrainConfig) -> None:
             f"--row-length {config.row_length} is longer than "
             f"--max-positions {config.max_positions}"
         )
+    if config.rows == "packed" and (config.teacher or config.per_file):
+        given = "--teacher" if config.teacher else "--per-file"
+        raise ConfigError(f"{given} works on texts: add --rows texts")
+    if config.embeddings == "teacher" and not config.teacher:
+        raise ConfigError("--embeddings teacher needs --teacher")
 
 
-def _prepare(
-    config: PretrainConfig, files: list[Path], output: Path
-) -> tuple[Tokenizer, PackStats]:
-    """Make the run's vocabulary and packed rows, or read them if they are there."""
-    tokenizer = _vocabulary(config, files, output)
-    stats = pack(
-        files, tokenizer, output / "rows", row_length=config.row_length,
-        heldout=_heldout(config), progress=log.info,
-    )  # fmt: skip
-    log.info("vocabulary: %d tokens; corpus: %s", tokenizer.vocab_size, stats)
-    return tokenizer, stats
-
-
-def _heldout(config: PretrainConfig) -> Heldout | None:
-    if not config.heldout:
-        return None
-    texts: list[str] = []
-    for name in config.heldout:
-        try:
-            texts += Path(name).read_text(encoding="utf-8").splitlines()
-        except OSError as error:
-            raise DataError(f"cannot read held-out texts: {error.strerror}", path=name) from error
-    return Heldout(texts)
-
-
-def _vocabulary(config: PretrainConfig, files: list[Path], output: Path) -> Tokenizer:
-    """Return the run's tokenizer, trained or taken over into ``<output>/tokenizer`` once."""
-    folder = output / "tokenizer"
-    if (folder / "tokenizer.json").is_file():
-        return Tokenizer.load(folder)
-    if config.vocab is not None:
-        given = Path(config.vocab)
-        if not given.is_file():
-            raise DataError("no such vocabulary file", path=config.vocab)
-        tokens = given.read_text(encoding="utf-8").rstrip("\n").split("\n")
-        if missing := [token for token in SPECIAL if token not in tokens]:
-            raise DataError(f"no vocabulary: {', '.join(missing)} missing", path=config.vocab)
-    else:
-        log.info("training a vocabulary of %d tokens", config.vocab_size)
-        tokens = train_vocabulary(_paragraphs(files), config.vocab_size)
-    write_folder(
-        folder, lambda target: save_vocabulary(tokens, target, max_length=config.max_positions)
-    )
-    return Tokenizer.load(folder)
-
-
-def _paragraphs(files: list[Path]) -> Iterator[str]:
-    for file in files:
-        for document in documents(file):
-            yield from document
-
-
-def _plan(config: PretrainConfig, tokenizer: Tokenizer) -> Plan:
+def _plan(config: PretrainConfig, material: Material) -> Plan:
+    tokenizer = material.tokenizer
     shape = BertConfig(
         vocab_size=tokenizer.vocab_size, hidden_size=config.hidden_size,
         num_hidden_layers=config.layers, num_attention_heads=config.heads,
@@ -198,6 +153,11 @@ def _plan(config: PretrainConfig, tokenizer: Tokenizer) -> Plan:
     torch.manual_seed(config.seed)
     model = task.build(Backbone("new", shape, tokenizer))
     _start_positions(core(model))
+    if config.embeddings == "teacher":
+        assert material.lesson is not None  # `_check` saw to it
+        start_embeddings(
+            core(model).base_model, tokenizer, material.lesson.teacher, material.lesson.axes
+        )
     return apply_methods(Plan(task, model, (task_term(task),)), config.method)
 
 
@@ -228,27 +188,22 @@ def _fit_options(config: PretrainConfig, rows: int, precision: str) -> FitOption
     )  # fmt: skip
 
 
-def _rows(config: PretrainConfig, output: Path, plan: Plan, rows: np.ndarray) -> MaskedRows:
-    task = plan.task
-    assert isinstance(task, LanguageModeling)
-    return MaskedRows(
-        output / "rows", task, row_length=config.row_length, max_positions=config.max_positions,
-        seed=config.seed, rows=rows,
-    )  # fmt: skip
-
-
 @torch.no_grad()
-def _score(
-    plan: Plan, rows: MaskedRows, options: FitOptions, device: torch.device
-) -> dict[str, float]:
-    """Return masked accuracy and loss on kept rows, whose masks are always those of epoch 0."""
+def _score(plan: Plan, rows: Source, options: FitOptions, device: torch.device) -> dict[str, float]:
+    """Return masked accuracy and every term's loss on kept rows, masked as in epoch 0."""
     forward = make_forward(plan.model, options.precision, device)
-    right = loss = holes = 0.0
+    right = holes = 0.0
+    losses = np.zeros(len(plan.terms))
+    targets = np.zeros(len(plan.terms))
     for start in range(0, len(rows.lengths), options.batch_size):
         chosen = range(start, min(start + options.batch_size, len(rows.lengths)))
-        batch = to_tensors(plan.task.collate([rows.features(i, 0) for i in chosen]), device)
-        output = forward(batch)
-        right += float((output.logits.argmax(-1) == batch["target"]).sum())
-        loss += float(plan.task.loss(output, batch))
+        collated = plan.task.collate([rows.features(i, 0) for i in chosen])
+        batch = to_tensors(collated, device)
+        run = Pass(forward, plan.model, batch, forward(batch))
+        right += float((run.output.logits.argmax(-1) == batch["target"]).sum())
         holes += len(batch["target"])
-    return {"masked_accuracy": right / max(1.0, holes), "loss": loss / max(1.0, holes)}
+        losses += [float(term.compute(run)) for term in plan.terms]
+        targets += plan.counts(collated)
+    names = (term.name for term in plan.terms)
+    means = (losses / np.maximum(targets, 1.0)).tolist()
+    return {"masked_accuracy": right / max(1.0, holes), **dict(zip(names, means, strict=True))}

@@ -146,6 +146,8 @@ class LanguageModeling:
         batch["holes"] = np.array([len(f["positions"]) for f in features], np.int64)
         if all("target" in f for f in features):
             batch["target"] = np.concatenate([f["target"] for f in features]).astype(np.int64)
+        if all("vector" in f for f in features):
+            batch["vector"] = np.stack([f["vector"] for f in features])
         return batch
 
     def count(self, batch: Batch) -> int:

@@ -1,8 +1,8 @@
 """The training loop, all of it: `fit` is a generator of Events.
 
 It knows no file, no task by name and no method. One optimizer step is: one forward a
-micro-batch, the plan's weighted terms summed, divided by the number of targets of the whole
-step (over accumulation and processes), one clip, one AdamW update.
+micro-batch, each of the plan's terms divided by its number of targets of the whole step (over
+accumulation and processes), their weighted sum, one clip, one AdamW update.
 
 Nothing random survives a step: dropout is reseeded from (seed, step, rank) and the order of
 rows from (seed, epoch), so resuming needs weights, optimizer moments and a step number.
@@ -181,29 +181,29 @@ def _step(
     parts = parts or [rows[:1]]
     batches = [plan.task.collate([source.features(int(i), epoch) for i in part]) for part in parts]
     counts = torch.tensor(
-        [
-            0 if idle else sum(plan.task.count(batch) for batch in batches),
-            0 if idle else sum(int(source.lengths[part].sum()) for part in parts),
-        ],
-        dtype=torch.float64,
-        device=device,
-    )
-    targets, tokens = all_sum(counts, world).tolist()
+        [*np.sum([plan.counts(batch) for batch in batches], axis=0),
+         sum(int(source.lengths[part].sum()) for part in parts)],
+        dtype=torch.float64, device=device,
+    )  # fmt: skip
+    *targets, tokens = all_sum(counts * (not idle), world).tolist()
     optimizer.zero_grad(set_to_none=True)
     sums = torch.zeros(len(plan.terms), device=device)
     for number, batch in enumerate(batches):
         with no_sync(wrapped, last=number == len(batches) - 1):
             tensors = to_tensors(batch, device)
             run = Pass(forward, plan.model, tensors, forward(tensors))
-            total, losses = plan.total(run)
+            total, losses = plan.total(run, targets)
             # DDP averages gradients over processes; the loss is a mean over all targets.
-            (total * (0.0 if idle else world.size / max(targets, 1.0))).backward()  # type: ignore[no-untyped-call]
+            (total * (0.0 if idle else world.size)).backward()  # type: ignore[no-untyped-call]
             if not idle:
                 sums += torch.stack([losses[term.name].float() for term in plan.terms])
     norm = torch.nn.utils.clip_grad_norm_(
         plan.model.parameters(), options.max_grad_norm or math.inf
     )
-    means = (all_sum(sums, world) / max(targets, 1.0)).tolist()
+    means = [
+        loss / max(count, 1.0)
+        for loss, count in zip(all_sum(sums, world).tolist(), targets, strict=True)
+    ]
     losses_by_name = dict(zip((term.name for term in plan.terms), means, strict=True))
     # Before the update: one NaN would spoil every weight, and the checkpoint with them.
     _check_finite({**losses_by_name, "gradient": float(norm)})

@@ -6,7 +6,7 @@ A `Plan` is what the loop runs. A `Term` is a summand of the loss. A method is a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from easynlp.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
-    from easynlp.tasks.base import Task
+    from easynlp.tasks.base import Batch, Task
 
 __all__ = ["Method", "Pass", "Plan", "Term", "task_term"]
 
@@ -46,13 +46,15 @@ class Pass:
 class Term:
     """A summand of the loss: ``compute(pass) -> loss summed over the batch's targets``.
 
-    The loop multiplies by `weight`, sums the terms and divides by the number of targets of
-    the whole accumulation group over all processes, so terms never average.
+    The loop divides by the number of targets of the whole accumulation group over all
+    processes, multiplies by `weight` and sums the terms, so terms never average.
     """
 
     name: str
     compute: Callable[[Pass], torch.Tensor]
     weight: float = 1.0
+    count: Callable[[Batch], int] | None = None
+    """Targets of this term in a batch, where they are not the task's (rows instead of tokens)."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +70,26 @@ class Plan:
         if twice := {name for name in names if names.count(name) > 1}:
             raise ConfigError(f"the plan has the term {min(twice)} twice; apply a method once")
 
-    def total(self, run: Pass) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Return the weighted sum of all terms on a pass, and each term alone (detached)."""
+    def counts(self, batch: Batch) -> list[int]:
+        """Return the number of targets each term has in a batch."""
+        shared = self.task.count(batch)
+        return [term.count(batch) if term.count else shared for term in self.terms]
+
+    def total(
+        self, run: Pass, targets: Sequence[float] | None = None
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Return the weighted sum of all terms on a pass, and each term alone (detached).
+
+        Args:
+            run: The forward pass.
+            targets: What each term is divided by in the sum; without it, nothing is.
+        """
         losses = {term.name: term.compute(run) for term in self.terms}
-        total = sum(term.weight * losses[term.name] for term in self.terms)
+        by = targets or [1.0] * len(self.terms)
+        total = sum(
+            term.weight / max(count, 1.0) * losses[term.name]
+            for term, count in zip(self.terms, by, strict=True)
+        )
         return total, {name: loss.detach() for name, loss in losses.items()}  # type: ignore[return-value]
 
 

@@ -86,15 +86,22 @@ CLAIMS = {
     "r_drop": ("text_classify", "sequence_labeling", "language_modeling"),
     "fgm": ("text_classify", "sequence_labeling", "language_modeling"),
     "bag_of_words": ("language_modeling",),
+    "sentence_distill": ("language_modeling",),
 }
 """Methods to the apps they work for."""
 
-SPECS = {"r_drop": "r_drop:alpha=2", "fgm": "fgm:epsilon=0.05", "bag_of_words": "bag_of_words"}
+SPECS = {
+    "r_drop": "r_drop:alpha=2",
+    "fgm": "fgm:epsilon=0.05",
+    "bag_of_words": "bag_of_words",
+    "sentence_distill": "sentence_distill:contrast=0",
+}
 """How the methods are run here: the tiny model's random embeddings are short (a row's L2 norm is
 about 0.4), so a perturbation of the usual length would drown the text."""
 
 PRETRAINING_ONLY = {
     "bag_of_words": "adds a pooler and a projection; the projection is not saved",
+    "sentence_distill": "adds a pooler and a projection; the projection is not saved",
 }
 """Methods that add parameters, and why they may."""
 

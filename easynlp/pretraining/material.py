@@ -1,0 +1,148 @@
+"""What a pre-training run reads: vocabulary, rows or texts, a teacher's vectors; made once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from easynlp.atomic import write_folder
+from easynlp.config import PretrainConfig
+from easynlp.data.sampling import Source
+from easynlp.errors import ConfigError, DataError
+from easynlp.pretraining.corpus import Heldout, documents, find_files
+from easynlp.pretraining.rows import MaskedRows, pack
+from easynlp.pretraining.segments import SegmentRows, Segments, encode_segments, write_segments
+from easynlp.pretraining.sentence_distill import Axes
+from easynlp.pretraining.teacher import Teacher, teach
+from easynlp.pretraining.vocabulary import SPECIAL, save_vocabulary, train_vocabulary
+from easynlp.tasks.language_modeling import LanguageModeling
+from easynlp.text.tokenizer import Tokenizer
+from easynlp.training.precision import resolve_precision
+
+__all__ = ["Lesson", "Material", "prepare"]
+
+log = logging.getLogger("easynlp")
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A teacher, its vectors of all texts on their principal axes, and the axes."""
+
+    teacher: Teacher
+    axes: Axes
+    vectors: np.ndarray
+
+
+@dataclass(frozen=True)
+class Material:
+    """What `prepare` made.
+
+    Attributes:
+        count: Rows or texts.
+        lesson: What the teacher has to say, if there is one.
+    """
+
+    config: PretrainConfig
+    tokenizer: Tokenizer
+    count: int
+    lesson: Lesson | None = None
+
+    def source(self, task: LanguageModeling, rows: np.ndarray) -> Source:
+        """Return the given rows as a training source, their words hidden by `task`."""
+        config = self.config
+        if config.rows == "texts":
+            return SegmentRows(
+                Path(config.output) / "tokens", task, seed=config.seed, rows=rows,
+                vectors=self.lesson.vectors if self.lesson else None,
+            )  # fmt: skip
+        return MaskedRows(
+            Path(config.output) / "rows", task, row_length=config.row_length,
+            max_positions=config.max_positions, seed=config.seed, rows=rows,
+        )  # fmt: skip
+
+
+def prepare(config: PretrainConfig, device: torch.device) -> Material:
+    """Make the run's vocabulary, rows and teacher's vectors, or read them if they are there.
+
+    Raises:
+        DataError: If the corpus is missing, not UTF-8 or too small.
+        ModelError: If there is no such teacher.
+    """
+    output = Path(config.output)
+    files = find_files(config.corpus, config.exclude)
+    tokenizer = _vocabulary(config, files, output)
+    log.info("vocabulary: %d tokens", tokenizer.vocab_size)
+    if config.rows == "packed":
+        stats = pack(
+            files, tokenizer, output / "rows", row_length=config.row_length,
+            heldout=_heldout(config), progress=log.info,
+        )  # fmt: skip
+        log.info("corpus: %s", stats)
+        return Material(config, tokenizer, stats.rows)
+    made = Path(config.cache) if config.cache else output
+    texts = write_segments(
+        files, made / "texts", longest=config.row_length - 2, per_file=config.per_file,
+        heldout=_heldout(config), seed=config.seed, progress=log.info,
+    )  # fmt: skip
+    encode_segments(texts, tokenizer, output / "tokens", config.row_length)
+    log.info("corpus: %d texts", len(texts))
+    lesson = _lesson(config, texts, made / "teacher", device) if config.teacher else None
+    return Material(config, tokenizer, len(texts), lesson)
+
+
+def _lesson(config: PretrainConfig, texts: Segments, folder: Path, device: torch.device) -> Lesson:
+    assert config.teacher is not None
+    teacher = Teacher(
+        config.teacher, pooling=config.teacher_pooling, prefix=config.teacher_prefix,
+        max_length=config.row_length, device=device,
+        precision=resolve_precision(config.precision, device),
+    )  # fmt: skip
+    vectors = teach(teacher, texts, folder, key=texts.fingerprint(), progress=log.info)
+    if vectors is None:
+        raise ConfigError(f"{folder} is being filled by another process; wait for it")
+    axes = Axes.of(vectors, config.hidden_size)
+    return Lesson(teacher, axes, axes.targets(vectors))
+
+
+def _heldout(config: PretrainConfig) -> Heldout | None:
+    if not config.heldout:
+        return None
+    texts: list[str] = []
+    for name in config.heldout:
+        try:
+            texts += Path(name).read_text(encoding="utf-8").splitlines()
+        except OSError as error:
+            raise DataError(f"cannot read held-out texts: {error.strerror}", path=name) from error
+    return Heldout(texts)
+
+
+def _vocabulary(config: PretrainConfig, files: list[Path], output: Path) -> Tokenizer:
+    """Return the run's tokenizer, trained or taken over into ``<output>/tokenizer`` once."""
+    folder = output / "tokenizer"
+    if (folder / "tokenizer.json").is_file():
+        return Tokenizer.load(folder)
+    if config.vocab is not None:
+        given = Path(config.vocab)
+        if not given.is_file():
+            raise DataError("no such vocabulary file", path=config.vocab)
+        tokens = given.read_text(encoding="utf-8").rstrip("\n").split("\n")
+        if missing := [token for token in SPECIAL if token not in tokens]:
+            raise DataError(f"no vocabulary: {', '.join(missing)} missing", path=config.vocab)
+    else:
+        log.info("training a vocabulary of %d tokens", config.vocab_size)
+        tokens = train_vocabulary(_paragraphs(files), config.vocab_size)
+    write_folder(
+        folder, lambda target: save_vocabulary(tokens, target, max_length=config.max_positions)
+    )
+    return Tokenizer.load(folder)
+
+
+def _paragraphs(files: list[Path]) -> Iterator[str]:
+    for file in files:
+        for document in documents(file):
+            yield from document

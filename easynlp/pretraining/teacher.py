@@ -1,0 +1,165 @@
+"""A large encoder's sentence vectors of a corpus, computed once and kept on disk.
+
+Block by block, each an ``.npy`` file written whole or not at all: what was interrupted goes on
+where it stopped, and several processes can share the work.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from easynlp.atomic import write_json
+from easynlp.errors import DataError, ModelError
+from easynlp.models.backbone import Backbone
+from easynlp.training.precision import autocast
+
+__all__ = ["Teacher", "teach"]
+
+BLOCK = 4096
+"""Texts of one file; sorted by length inside, so next to nothing is padded."""
+
+
+class Teacher:
+    """A frozen encoder that turns texts into vectors.
+
+    Args:
+        name: Any encoder `Backbone.load` finds; its tokenizer may differ from the student's.
+        pooling: ``mean`` over tokens, or the first token (``cls``).
+        prefix: Put before every text; the E5 family wants ``query: ``.
+        max_length: Most tokens read of a text.
+        precision: ``bf16`` or ``fp32``.
+        device: Where to compute.
+
+    Example:
+        >>> Teacher("tiny-zh").vectors(["很好"]).shape      # doctest: +SKIP
+        (1, 256)
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        pooling: Literal["mean", "cls"] = "mean",
+        prefix: str = "",
+        max_length: int = 128,
+        precision: str = "fp32",
+        device: torch.device | None = None,
+    ) -> None:
+        backbone = Backbone.load(name)
+        self.tokenizer = backbone.tokenizer
+        self.device = device or torch.device("cpu")
+        self.model: Any = backbone.with_head("AutoModel").train(False)
+        self.model.to(self.device)
+        self.pooling, self.prefix, self.precision = pooling, prefix, precision
+        self.max_length = max_length
+        self.width = int(backbone.config.hidden_size)
+        digest = hashlib.sha256(f"{pooling}|{prefix}|{max_length}|{self.width}".encode())
+        digest.update(self.tokenizer.fingerprint().encode())
+        if backbone.folder is None:
+            raise ModelError(f"{name} has random weights, and nothing to teach")
+        for file in sorted(backbone.folder.glob("*.safetensors")):
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+        self.fingerprint = digest.hexdigest()
+        """Of the weights, tokenizer and pooling: vectors of one are not those of another."""
+
+    @torch.no_grad()
+    def vectors(self, texts: Sequence[str], tokens: int = 4096) -> np.ndarray:
+        """Return a vector a text, shape (texts, width), float32, each of length 1.
+
+        Args:
+            texts: Any number.
+            tokens: Most tokens, padding included, in one forward pass.
+        """
+        encoded = self.tokenizer.encode_batch([self.prefix + t for t in texts], self.max_length)
+        order = sorted(range(len(texts)), key=lambda i: len(encoded[i].ids))
+        sizes = [len(encoded[i].ids) for i in order]
+        found = np.empty((len(texts), self.width), np.float32)
+        start = 0
+        while start < len(order):
+            stop = start + 1
+            while stop < len(order) and (stop + 1 - start) * sizes[stop] <= tokens:
+                stop += 1
+            part = order[start:stop]
+            found[part] = self._forward([encoded[i].ids for i in part])
+            start = stop
+        return found
+
+    def _forward(self, rows: list[np.ndarray]) -> np.ndarray:
+        lengths = torch.tensor([len(row) for row in rows], device=self.device)
+        width = int(lengths.max())
+        ids = torch.full((len(rows), width), self.tokenizer.pad_id, device=self.device)
+        for number, row in enumerate(rows):
+            ids[number, : len(row)] = torch.from_numpy(row.astype(np.int64))
+        mask = torch.arange(width, device=self.device) < lengths[:, None]
+        full = bool(mask.all())
+        with autocast(self.precision, self.device):
+            hidden = self.model(input_ids=ids, attention_mask=None if full else mask.long())[0]
+        hidden = hidden.float()
+        if self.pooling == "cls":
+            pooled = hidden[:, 0]
+        else:
+            pooled = (hidden * mask[..., None]).sum(1) / lengths[:, None]
+        return torch.nn.functional.normalize(pooled, dim=-1).cpu().numpy()  # type: ignore[no-any-return]
+
+
+def teach(
+    teacher: Teacher,
+    texts: Sequence[str],
+    folder: Path,
+    *,
+    key: str,
+    share: tuple[int, int] = (0, 1),
+    progress: Callable[[str], None] | None = None,
+) -> np.ndarray | None:
+    """Compute the vectors of all texts into a folder, or go on with what is there.
+
+    Args:
+        teacher: Whose vectors.
+        texts: The texts; read a block at a time.
+        folder: Where the blocks are kept, as float16.
+        key: Fingerprint of the texts.
+        share: (i, n): do every n-th block starting at i, for n processes in parallel.
+        progress: Called with a line of text after every block.
+
+    Returns:
+        All vectors, shape (texts, width), float16; None while other processes' blocks are missing.
+
+    Raises:
+        DataError: If the folder holds vectors of other texts or another teacher.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    note = folder / "teacher.json"
+    made_from = f"{teacher.fingerprint} {key}"
+    if note.is_file():
+        if json.loads(note.read_text("utf-8"))["made_from"] != made_from:
+            raise DataError("holds vectors of other texts or another teacher", path=str(folder))
+    else:
+        write_json(note, {"made_from": made_from, "texts": len(texts)})
+    blocks = range(-(-len(texts) // BLOCK))
+    started, done = time.perf_counter(), 0
+    for block in blocks[share[0] :: share[1]]:
+        path = folder / f"{block:06d}.npy"
+        if path.is_file():
+            continue
+        first = block * BLOCK
+        chosen = [texts[i] for i in range(first, min(first + BLOCK, len(texts)))]
+        temporary = path.with_suffix(".tmp.npy")
+        np.save(temporary, teacher.vectors(chosen).astype(np.float16))
+        os.replace(temporary, path)
+        done += len(chosen)
+        if progress is not None:
+            rate = done / (time.perf_counter() - started)
+            progress(f"teacher: block {block + 1} of {len(blocks)}, {rate:,.0f} texts/s")
+    paths = [folder / f"{block:06d}.npy" for block in blocks]
+    if not all(path.is_file() for path in paths):
+        return None
+    return np.concatenate([np.load(path) for path in paths])
