@@ -17,6 +17,8 @@ METHODS: dict[str, str] = {
     "fgm": "easynlp.methods.fgm:fgm",
     "bag_of_words": "easynlp.pretraining.bag_of_words:bag_of_words",
     "sentence_distill": "easynlp.pretraining.sentence_distill:sentence_distill",
+    "hidden_distill": "easynlp.pretraining.token_distill:hidden_distill",
+    "relation_distill": "easynlp.pretraining.token_distill:relation_distill",
 }
 
 __all__ = ["METHODS", "apply_methods", "find_method"]

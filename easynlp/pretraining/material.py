@@ -24,18 +24,20 @@ from easynlp.tasks.language_modeling import LanguageModeling
 from easynlp.text.tokenizer import Tokenizer
 from easynlp.training.precision import resolve_precision
 
-__all__ = ["Lesson", "Material", "prepare"]
+__all__ = ["Lesson", "Material", "by_token", "prepare"]
 
+BY_TOKEN = ("hidden_distill", "relation_distill")
 log = logging.getLogger("easynlp")
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """A teacher, its vectors of all texts on their principal axes, and the axes."""
+    """A teacher and the texts; its vectors of them on their principal axes, if they are used."""
 
     teacher: Teacher
-    axes: Axes
-    vectors: np.ndarray
+    texts: Segments
+    axes: Axes | None = None
+    vectors: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Material:
             return SegmentRows(
                 Path(config.output) / "tokens", task, seed=config.seed, rows=rows,
                 vectors=self.lesson.vectors if self.lesson else None,
+                texts=self.lesson.texts if self.lesson and by_token(config) else None,
             )  # fmt: skip
         return MaskedRows(
             Path(config.output) / "rows", task, row_length=config.row_length,
@@ -102,11 +105,24 @@ def _lesson(config: PretrainConfig, texts: Segments, folder: Path, device: torch
         max_length=config.row_length, device=device,
         precision=resolve_precision(config.precision, device),
     )  # fmt: skip
+    if not by_sentence(config):
+        return Lesson(teacher, texts)
     vectors = teach(teacher, texts, folder, key=texts.fingerprint(), progress=log.info)
     if vectors is None:
         raise ConfigError(f"{folder} is being filled by another process; wait for it")
     axes = Axes.of(vectors, config.hidden_size)
-    return Lesson(teacher, axes, axes.targets(vectors))
+    return Lesson(teacher, texts, axes, axes.targets(vectors))
+
+
+def by_token(config: PretrainConfig) -> bool:
+    """Return whether a method asks the teacher about every token."""
+    return any(name.partition(":")[0] in BY_TOKEN for name in config.method)
+
+
+def by_sentence(config: PretrainConfig) -> bool:
+    """Return whether the teacher's sentence vectors are used."""
+    methods = {name.partition(":")[0] for name in config.method}
+    return config.embeddings == "teacher" or "sentence_distill" in methods
 
 
 def _heldout(config: PretrainConfig) -> Heldout | None:

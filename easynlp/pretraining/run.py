@@ -21,8 +21,9 @@ from easynlp.methods import apply_methods
 from easynlp.models.backbone import Backbone
 from easynlp.models.heads import core
 from easynlp.pretraining.corpus import find_files
-from easynlp.pretraining.material import Material, prepare
+from easynlp.pretraining.material import Material, by_token, prepare
 from easynlp.pretraining.sentence_distill import start_embeddings
+from easynlp.pretraining.token_distill import TaughtModeling
 from easynlp.tasks.language_modeling import Config, LanguageModeling
 from easynlp.training.folder import claim_folder
 from easynlp.training.loop import FitOptions, make_forward, to_tensors
@@ -147,17 +148,16 @@ def _plan(config: PretrainConfig, material: Material) -> Plan:
         pad_token_id=tokenizer.pad_id, hidden_dropout_prob=config.dropout,
         attention_probs_dropout_prob=config.dropout,
     )  # fmt: skip
-    task = LanguageModeling(
-        Config(max_length=config.row_length, mask_rate=config.mask_rate), tokenizer
-    )
+    lesson = material.lesson
+    settings = Config(max_length=config.row_length, mask_rate=config.mask_rate)
+    task = LanguageModeling(settings, tokenizer)
+    if lesson is not None and by_token(config):
+        task = TaughtModeling(settings, tokenizer, lesson.teacher)
     torch.manual_seed(config.seed)
     model = task.build(Backbone("new", shape, tokenizer))
     _start_positions(core(model))
-    if config.embeddings == "teacher":
-        assert material.lesson is not None  # `_check` saw to it
-        start_embeddings(
-            core(model).base_model, tokenizer, material.lesson.teacher, material.lesson.axes
-        )
+    if lesson is not None and lesson.axes is not None and config.embeddings == "teacher":
+        start_embeddings(core(model).base_model, tokenizer, lesson.teacher, lesson.axes)
     return apply_methods(Plan(task, model, (task_term(task),)), config.method)
 
 

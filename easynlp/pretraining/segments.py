@@ -212,6 +212,7 @@ class SegmentRows:
         rows: Use only these texts.
         vectors: A teacher's vector of every text, shape (texts, width); rides along as the
             feature ``vector``.
+        texts: The texts themselves; ride along as the feature ``text``.
     """
 
     def __init__(
@@ -222,11 +223,12 @@ class SegmentRows:
         seed: int,
         rows: np.ndarray | None = None,
         vectors: np.ndarray | None = None,
+        texts: Sequence[str] | None = None,
     ) -> None:
         self.data = np.memmap(folder / "tokens.bin", np.uint32, "r")
         self.ends = np.load(folder / "token_ends.npy")
         self.rows = np.arange(len(self.ends)) if rows is None else rows
-        self.task, self.seed, self.vectors = task, seed, vectors
+        self.task, self.seed, self.vectors, self.texts = task, seed, vectors, texts
         lengths: np.ndarray = np.diff(self.ends, prepend=0)
         self.lengths = lengths[self.rows].astype(np.int32)
 
@@ -241,6 +243,8 @@ class SegmentRows:
         features = self.task.hide(ids, words, rng)
         if self.vectors is not None:
             features["vector"] = np.asarray(self.vectors[number], np.float32)
+        if self.texts is not None:
+            features["text"] = self.texts[number]
         return features
 
 

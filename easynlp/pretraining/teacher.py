@@ -20,6 +20,7 @@ import torch
 from easynlp.atomic import write_json
 from easynlp.errors import DataError, ModelError
 from easynlp.models.backbone import Backbone
+from easynlp.text.tokenizer import Encoded
 from easynlp.training.precision import autocast
 
 __all__ = ["Teacher", "teach"]
@@ -70,6 +71,10 @@ class Teacher:
             digest.update(hashlib.sha256(file.read_bytes()).digest())
         self.fingerprint = digest.hexdigest()
         """Of the weights, tokenizer and pooling: vectors of one are not those of another."""
+
+    def encode(self, texts: Sequence[str]) -> list[Encoded]:
+        """Return the texts, prefix included, as the teacher reads them, with offsets."""
+        return self.tokenizer.encode_batch([self.prefix + t for t in texts], self.max_length, True)
 
     @torch.no_grad()
     def vectors(self, texts: Sequence[str], tokens: int = 4096) -> np.ndarray:

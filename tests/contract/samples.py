@@ -87,6 +87,8 @@ CLAIMS = {
     "fgm": ("text_classify", "sequence_labeling", "language_modeling"),
     "bag_of_words": ("language_modeling",),
     "sentence_distill": ("language_modeling",),
+    "hidden_distill": ("language_modeling",),
+    "relation_distill": ("language_modeling",),
 }
 """Methods to the apps they work for."""
 
@@ -95,6 +97,8 @@ SPECS = {
     "fgm": "fgm:epsilon=0.05",
     "bag_of_words": "bag_of_words",
     "sentence_distill": "sentence_distill:contrast=0",
+    "hidden_distill": "hidden_distill",
+    "relation_distill": "relation_distill:heads=4",
 }
 """How the methods are run here: the tiny model's random embeddings are short (a row's L2 norm is
 about 0.4), so a perturbation of the usual length would drown the text."""
@@ -102,6 +106,8 @@ about 0.4), so a perturbation of the usual length would drown the text."""
 PRETRAINING_ONLY = {
     "bag_of_words": "adds a pooler and a projection; the projection is not saved",
     "sentence_distill": "adds a pooler and a projection; the projection is not saved",
+    "hidden_distill": "adds a projection that is not saved",
+    "relation_distill": "needs a teacher beside the task",
 }
 """Methods that add parameters, and why they may."""
 

@@ -10,6 +10,9 @@ import torch
 
 from easynlp.data.sampling import EncodedRows
 from easynlp.methods import METHODS, apply_methods
+from easynlp.pretraining.material import BY_TOKEN
+from easynlp.pretraining.teacher import Teacher
+from easynlp.pretraining.token_distill import TaughtModeling
 from easynlp.training.loop import FitOptions, State, fit
 from easynlp.training.plan import Plan, task_term
 from tests.contract.samples import CLAIMS, PRETRAINING_ONLY, SAMPLES, SPECS, plain
@@ -26,6 +29,10 @@ ORDERS = [
 def train(backbone, sample, methods, *, dropout=0.0, **changes):
     """Train briefly with methods; return the plan, the weights and the events."""
     task = sample.make(backbone)
+    taught = set(BY_TOKEN) & set(methods)
+    if taught:
+        teacher = Teacher(backbone.name, max_length=32)
+        task = TaughtModeling(task.config, backbone.tokenizer, teacher)
     torch.manual_seed(0)
     plan = Plan(task, task.build(plain(backbone, dropout)), (task_term(task),))
     plan = apply_methods(plan, [SPECS[name] for name in methods])
@@ -34,6 +41,8 @@ def train(backbone, sample, methods, *, dropout=0.0, **changes):
     if "sentence_distill" in methods:  # a made-up teacher's vectors, of the tiny model's width
         rng = np.random.default_rng(0)
         rows = [{**row, "vector": rng.normal(size=32).astype(np.float32)} for row in rows]
+    if taught:
+        rows = [{**row, "text": r["text"]} for row, r in zip(rows, sample.rows, strict=True)]
     source = EncodedRows.of(rows)
     events = list(fit(plan, source, options, state=State(), device=CPU))
     return plan, plan.model.state_dict(), events
