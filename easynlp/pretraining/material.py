@@ -62,6 +62,7 @@ class Material:
                 Path(config.output) / "tokens", task, seed=config.seed, rows=rows,
                 vectors=self.lesson.vectors if self.lesson else None,
                 texts=self.lesson.texts if self.lesson and by_token(config) else None,
+                slack=config.max_positions - config.row_length,
             )  # fmt: skip
         return MaskedRows(
             Path(config.output) / "rows", task, row_length=config.row_length,
