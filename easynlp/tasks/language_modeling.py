@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from easynlp.errors import DataError
+from easynlp.errors import ConfigError, DataError
 from easynlp.tasks.base import Batch, Example, Features, Field, Prediction
-from easynlp.text.masking import mask_words
+from easynlp.text.masking import MASKINGS, Masked, mask_words
 from easynlp.text.segment import word_ids
+from easynlp.text.similar_words import SimilarWords
 from easynlp.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from easynlp.models.backbone import Backbone
 
-__all__ = ["Config", "LanguageModeling"]
+__all__ = ["Config", "LanguageModeling", "special_ids", "token_words"]
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,19 @@ class ModelingConfig:
     """Most tokens of a row, special tokens included; the rest is cut."""
     mask_rate: float = 0.15
     """Share of the tokens to hide, as whole words."""
+    masking: str = "word"
+    """What is hidden whole: char, word, ngram (spans of 1 to 4 words), or similar (such spans,
+    with similar words instead of [MASK])."""
+    similar_words: str = ""
+    """File of similar words, a line word<TAB>similar,similar each; needed by masking similar."""
     top: int = 5
     """Candidates returned for every hole."""
+
+    def __post_init__(self) -> None:
+        if self.masking not in MASKINGS:
+            raise ConfigError(f'masking "{self.masking}" is none of {", ".join(MASKINGS)}')
+        if self.masking == "similar" and not self.similar_words:
+            raise ConfigError("masking similar needs a file of similar words: give similar_words")
 
 
 Config = ModelingConfig
@@ -57,23 +69,20 @@ class LanguageModeling:
     fields: ClassVar[tuple[Field, ...]] = (
         Field("text", ("text", "sentence", "content", "paragraph")),
     )
-    Config: ClassVar[type[ModelingConfig]] = ModelingConfig
+    Config: ClassVar[type[Any]] = ModelingConfig
+    needs_mask: ClassVar[bool] = True
 
-    def __init__(self, config: ModelingConfig, tokenizer: Tokenizer) -> None:
-        if tokenizer.mask_id < 0:
+    def __init__(self, config: Any, tokenizer: Tokenizer) -> None:
+        if self.needs_mask and tokenizer.mask_id < 0:
             raise DataError("the tokenizer has no [MASK] token, so nothing can be hidden")
         self.config, self.tokenizer = config, tokenizer
-        self.special = np.array(
-            sorted(
-                i for t in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "<pad>", "<s>", "</s>",
-                            "<unk>", "<mask>")
-                if (i := tokenizer.id_of(t)) is not None
-            )
-        )  # fmt: skip
+        self.special = special_ids(tokenizer)
+        self.ordinary = np.setdiff1d(np.arange(tokenizer.vocab_size), self.special)
+        self._similar: SimilarWords | None = None
 
     @classmethod
     def prepare(
-        cls, config: ModelingConfig, tokenizer: Tokenizer, examples: Sequence[Example]
+        cls, config: Any, tokenizer: Tokenizer, examples: Sequence[Example]
     ) -> LanguageModeling:
         """Make the task; there is nothing to learn from the examples."""
         return cls(config, tokenizer)
@@ -81,7 +90,7 @@ class LanguageModeling:
     @classmethod
     def restore(cls, config: Mapping[str, Any], tokenizer: Tokenizer) -> LanguageModeling:
         """Make the task again from its saved options."""
-        return cls(ModelingConfig(**config), tokenizer)
+        return cls(cls.Config(**config), tokenizer)
 
     def saved(self) -> dict[str, Any]:
         """Return the options as plain JSON values."""
@@ -118,11 +127,19 @@ class LanguageModeling:
 
     def hide(self, ids: np.ndarray, words: np.ndarray, rng: np.random.Generator) -> Features:
         """Return features of one row with words hidden by `rng`."""
-        row = mask_words(
-            ids, words, rate=self.config.mask_rate, mask_id=self.tokenizer.mask_id,
-            random_ids=(int(self.special.max()) + 1, self.tokenizer.vocab_size), rng=rng,
-        )  # fmt: skip
+        row = self.draw(ids, words, rng)
         return {"input_ids": row.ids, "positions": row.positions, "target": row.targets}
+
+    def draw(self, ids: np.ndarray, words: np.ndarray, rng: np.random.Generator) -> Masked:
+        """Return a row with words hidden as the options say."""
+        config = self.config
+        if config.masking == "similar" and self._similar is None:
+            self._similar = SimilarWords.read(config.similar_words, self.tokenizer)
+        return mask_words(
+            ids, words, rate=config.mask_rate, mask_id=self.tokenizer.mask_id,
+            random_ids=self.ordinary, rng=rng,
+            masking=config.masking, similar=self._similar,
+        )  # fmt: skip
 
     def collate(self, features: Sequence[Features]) -> Batch:
         """Stack rows; holes become flat positions into (rows x tokens).
@@ -202,7 +219,24 @@ class LanguageModeling:
         """Return the share of hidden tokens guessed right."""
         holes = [hole for item in predictions for hole in item["holes"] if "hidden" in hole]
         right = sum(hole["tokens"][0] == hole["hidden"] for hole in holes)
-        return {"masked_accuracy": right / max(1, len(holes)), "holes": float(len(holes))}
+        return {self.metric: right / max(1, len(holes)), "holes": float(len(holes))}
+
+
+def special_ids(tokenizer: Tokenizer) -> np.ndarray:
+    """Return the ids of special tokens, which are never hidden and never random, sorted."""
+    names = (
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        "<pad>",
+        "<s>",
+        "</s>",
+        "<unk>",
+        "<mask>",
+    )
+    return np.array(sorted(i for t in names if (i := tokenizer.id_of(t)) is not None))
 
 
 def token_words(text: str, ids: np.ndarray, offsets: np.ndarray, special: np.ndarray) -> np.ndarray:
