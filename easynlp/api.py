@@ -20,7 +20,7 @@ from easynlp.errors import ConfigError, DataError
 from easynlp.extras import needed_for
 from easynlp.options import read_recipe, resolve
 from easynlp.pipeline import Backend, Pipeline, read_meta
-from easynlp.tasks import find_task
+from easynlp.tasks import RAW_TEXT, find_task
 from easynlp.tasks.base import Example, Prediction
 from easynlp.tasks.inputs import encode_rows
 
@@ -264,8 +264,8 @@ def task_options(name: str) -> type:
     Raises:
         ConfigError: If there is no such task, or it is not trained on labelled data.
     """
-    if name == "language_modeling":
-        raise ConfigError("language_modeling learns from raw text: type easynlp pretrain --corpus")
+    if name in RAW_TEXT:
+        raise ConfigError(f"{name} learns from raw text: type easynlp pretrain --corpus")
     options: type = find_task(name).Config
     return options
 

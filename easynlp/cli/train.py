@@ -12,7 +12,7 @@ from easynlp.cli.command import Command, option_of
 from easynlp.cli.output import complain, is_main_process, say
 from easynlp.config import DataOptions, PretrainConfig, TrainConfig
 from easynlp.options import read_recipe
-from easynlp.tasks import TASKS
+from easynlp.tasks import RAW_TEXT, TASKS
 
 __all__ = ["prepare_process", "pretrain", "train"]
 
@@ -76,7 +76,7 @@ def _pretrain(config: PretrainConfig) -> None:
 
 
 def _trainable() -> list[str]:
-    return [name for name in TASKS if name != "language_modeling"]
+    return [name for name in TASKS if name not in RAW_TEXT]
 
 
 def _task_name(tokens: Sequence[str]) -> str | None:

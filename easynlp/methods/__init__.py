@@ -15,6 +15,9 @@ from easynlp.training.plan import Plan
 METHODS: dict[str, str] = {
     "r_drop": "easynlp.methods.r_drop:r_drop",
     "fgm": "easynlp.methods.fgm:fgm",
+    "sop": "easynlp.pretraining.segment_pairs:sop",
+    "nsp": "easynlp.pretraining.segment_pairs:nsp",
+    "electra": "easynlp.pretraining.electra:electra",
     "bag_of_words": "easynlp.pretraining.bag_of_words:bag_of_words",
     "sentence_distill": "easynlp.pretraining.sentence_distill:sentence_distill",
     "hidden_distill": "easynlp.pretraining.token_distill:hidden_distill",

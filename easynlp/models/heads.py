@@ -7,7 +7,14 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-__all__ = ["MaskedPositions", "core"]
+__all__ = [
+    "DecoderPositions",
+    "MaskedPositions",
+    "ReplacedTokens",
+    "add_pooler",
+    "core",
+    "first_position",
+]
 
 
 class MaskedPositions(torch.nn.Module):
@@ -17,7 +24,7 @@ class MaskedPositions(torch.nn.Module):
     with an encoder and a head works unchanged.
 
     Args:
-        model: A transformers ``...ForMaskedLM``.
+        model: A transformers ``...ForMaskedLM`` or ``...ForCausalLM``.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -25,7 +32,15 @@ class MaskedPositions(torch.nn.Module):
         self.core = model
         self._positions: torch.Tensor | None = None
         self._pooled: torch.Tensor | None = None
-        model.base_model.register_forward_hook(self._gather)
+        self._first = first_position(model.config)
+        self._options = {"use_cache": False} if model.can_generate() else {}
+        self._body(model).register_forward_hook(self._gather)
+
+    @staticmethod
+    def _body(model: Any) -> torch.nn.Module:
+        """Return the module whose output the head reads."""
+        body: torch.nn.Module = model.base_model
+        return body
 
     def forward(
         self,
@@ -33,6 +48,7 @@ class MaskedPositions(torch.nn.Module):
         masked_positions: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
     ) -> Any:
         """Return an output whose logits have shape (positions, vocabulary).
 
@@ -40,10 +56,15 @@ class MaskedPositions(torch.nn.Module):
             input_ids: Shape (rows, tokens).
             masked_positions: Flat positions into rows x tokens, shape (positions,).
             attention_mask: Shape (rows, tokens); None where nothing is padded.
-            position_ids: Shape (rows, tokens); None counts from 0.
+            position_ids: Shape (rows, tokens), from 0; None counts from 0.
+            token_type_ids: Shape (rows, tokens); None is all 0.
         """
         self._positions = masked_positions
-        extra = {} if position_ids is None else {"position_ids": position_ids}
+        extra: dict[str, Any] = dict(self._options)
+        if position_ids is not None:
+            extra["position_ids"] = position_ids + self._first
+        if token_type_ids is not None:
+            extra["token_type_ids"] = token_type_ids
         output = self.core(input_ids=input_ids, attention_mask=attention_mask, **extra)
         output.logits = output.logits[0]
         output["pooler_output"] = self._pooled
@@ -57,6 +78,95 @@ class MaskedPositions(torch.nn.Module):
             flat = hidden.reshape(-1, hidden.shape[-1])
             output.last_hidden_state = flat[self._positions].unsqueeze(0)
         return output
+
+
+class ReplacedTokens(MaskedPositions):
+    """A discriminator: logits (kept, replaced) at chosen positions, shape (positions, 2).
+
+    Args:
+        model: ``ElectraForPreTraining``, whose one logit stands against 0, or a token classifier
+            of two labels.
+    """
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        masked_positions: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+    ) -> Any:
+        """Return an output as `MaskedPositions` does."""
+        output = super().forward(
+            input_ids, masked_positions, attention_mask, position_ids, token_type_ids
+        )
+        if output.logits.dim() == 1:
+            output.logits = torch.stack([torch.zeros_like(output.logits), output.logits], -1)
+        return output
+
+
+class DecoderPositions(MaskedPositions):
+    """An encoder-decoder, its vocabulary projection computed at chosen decoder positions only.
+
+    Args:
+        model: A transformers model with an encoder, a decoder and a language-model head.
+    """
+
+    @staticmethod
+    def _body(model: Any) -> torch.nn.Module:
+        body: torch.nn.Module = model.get_decoder()
+        return body
+
+    def forward(  # type: ignore[override]
+        self,
+        input_ids: torch.Tensor,
+        decoder_input_ids: torch.Tensor,
+        masked_positions: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+    ) -> Any:
+        """Return an output whose logits have shape (positions, vocabulary).
+
+        Padding of the decoder needs no mask: it is behind all that is looked at.
+
+        Args:
+            input_ids: Shape (rows, tokens).
+            decoder_input_ids: Shape (rows, decoder tokens).
+            masked_positions: Flat positions into rows x decoder tokens, shape (positions,).
+            attention_mask: Of the encoder, shape (rows, tokens).
+        """
+        self._positions = masked_positions
+        output = self.core(
+            input_ids=input_ids, decoder_input_ids=decoder_input_ids,
+            attention_mask=attention_mask, **self._options,
+        )  # fmt: skip
+        output.logits = output.logits[0]
+        self._positions = self._pooled = None
+        return output
+
+
+def add_pooler(base: Any) -> bool:
+    """Give an encoder the pooler its architecture has, if it lacks one; say whether it can.
+
+    Args:
+        base: The encoder inside a transformers model; a masked-LM model leaves its pooler out.
+    """
+    if not hasattr(base, "pooler"):
+        return False
+    if base.pooler is None:
+        if base.config.model_type == "albert":
+            width = base.config.hidden_size
+            base.pooler, base.pooler_activation = torch.nn.Linear(width, width), torch.nn.Tanh()
+        else:
+            from transformers.models.bert.modeling_bert import BertPooler
+
+            base.pooler = BertPooler(base.config)  # type: ignore[no-untyped-call]
+    return True
+
+
+def first_position(config: Any) -> int:
+    """Return the position id of a row's first token: RoBERTa's begin behind the padding's."""
+    offset = config.model_type in ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl")
+    return int(config.pad_token_id) + 1 if offset else 0
 
 
 def core(model: torch.nn.Module) -> PreTrainedModel:

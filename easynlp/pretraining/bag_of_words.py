@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from easynlp.errors import ConfigError
+from easynlp.models.heads import add_pooler
 from easynlp.training.plan import Pass, Plan, Term
 
 __all__ = ["bag_of_words", "with_pooler"]
@@ -73,12 +74,8 @@ def with_pooler(plan: Plan, method: str) -> Any:
         ConfigError: If the encoder has no pooler slot.
     """
     base = getattr(getattr(plan.model, "core", None), "base_model", None)
-    if base is None or not hasattr(base, "pooler"):
+    if base is None or not add_pooler(base):
         raise ConfigError(f"{method} needs language_modeling over a BERT encoder")
-    if base.pooler is None:
-        from transformers.models.bert.modeling_bert import BertPooler
-
-        base.pooler = BertPooler(base.config)  # type: ignore[no-untyped-call]
     return base
 
 

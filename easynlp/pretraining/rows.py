@@ -74,10 +74,8 @@ def pack(
         if saved.pop("fingerprint") == key:
             return PackStats(**saved)
     folder.mkdir(parents=True, exist_ok=True)
-    cls, sep = tokenizer.id_of("[CLS]"), tokenizer.id_of("[SEP]")
+    cls, sep = frame_ids(tokenizer)
     unknown_id = tokenizer.id_of("[UNK]")
-    if cls is None or sep is None:
-        raise DataError("the tokenizer has no [CLS] and [SEP] to frame rows with")
     counts = dict.fromkeys(("documents", "paragraphs", "refused", "characters", "tokens"), 0)
     unknown = rows = 0
     body = row_length - 2
@@ -138,19 +136,48 @@ class MaskedRows:
         self.task, self.seed = task, seed
         self.slack = max(0, max_positions - row_length)
         self.lengths = np.full(len(self.rows), row_length, np.int32)
+        self._documents: np.ndarray | None = None
 
     def features(self, index: int, epoch: int) -> Features:
         """Return row `index` with the masks of `epoch`."""
         number = int(self.rows[index])
         rng = np.random.default_rng((self.seed, epoch, number))
+        ids, words = self._row(number)
+        pair = getattr(self.task, "pair", None)  # sop and nsp make two segments of a row
+        if pair is None:
+            features = self.task.hide(ids, words, rng)
+        else:
+            features = pair(ids, words, rng, lambda draw: self._elsewhere(number, draw))
+        if self.slack:
+            features["shift"] = int(rng.integers(self.slack + 1)) if rng.random() < 0.5 else 0
+        return features
+
+    def _row(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return a row's ids and word numbers, -1 at special tokens."""
         row = np.asarray(self.data[number])
         ids = (row & ~CONTINUES).astype(np.int32)
         words = np.cumsum((row & CONTINUES) == 0).astype(np.int32)
         words[np.isin(ids, self.task.special)] = -1
-        features = self.task.hide(ids, words, rng)
-        if self.slack:
-            features["shift"] = int(rng.integers(self.slack + 1)) if rng.random() < 0.5 else 0
-        return features
+        return ids, words
+
+    def _elsewhere(
+        self, number: int, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return a random row of other documents than a row's, None if none is found."""
+        if self._documents is None:
+            _, ends = frame_ids(self.task.tokenizer)
+            inside = [
+                ((self.data[i : i + 4096, 1:-1] & ~CONTINUES) == ends).sum(1)
+                for i in range(0, len(self.data), 4096)
+            ]
+            # Documents that have ended before each row.
+            self._documents = np.concatenate([[0], np.cumsum(np.concatenate(inside))])
+        first, last = self._documents[number], self._documents[number + 1]
+        for _ in range(20):
+            chosen = int(self.rows[int(rng.integers(len(self.rows)))])
+            if self._documents[chosen] > last or self._documents[chosen + 1] < first:
+                return self._row(chosen)
+        return None
 
 
 def _tokenized(
@@ -161,7 +188,7 @@ def _tokenized(
     counts: dict[str, int],
 ) -> Iterator[np.ndarray]:
     """Yield runs of tokens with their continuation bits, a ``[SEP]`` after each document."""
-    special = np.array([i for t in ("[CLS]", "[SEP]") if (i := tokenizer.id_of(t)) is not None])
+    special = np.array(frame_ids(tokenizer))
     batch: list[str] = []
     ends: list[bool] = []
 
@@ -202,6 +229,19 @@ def clean(
             counts["paragraphs"] += len(kept)
             counts["characters"] += sum(map(len, kept))
             yield kept
+
+
+def frame_ids(tokenizer: Tokenizer) -> tuple[int, int]:
+    """Return the ids of the tokens a row begins and ends with: ``[CLS]`` and ``[SEP]`` or alike.
+
+    Raises:
+        DataError: If the tokenizer has none.
+    """
+    for names in (("[CLS]", "[SEP]"), ("<s>", "</s>")):
+        first, last = map(tokenizer.id_of, names)
+        if first is not None and last is not None:
+            return first, last
+    raise DataError("the tokenizer has no [CLS] and [SEP], and no <s> and </s>, to frame rows with")
 
 
 def _fingerprint(

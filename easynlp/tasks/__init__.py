@@ -10,9 +10,22 @@ TASKS: dict[str, str] = {
     "text_classify": "easynlp.tasks.text_classify:TextClassify",
     "sequence_labeling": "easynlp.tasks.sequence_labeling:SequenceLabeling",
     "language_modeling": "easynlp.tasks.language_modeling:LanguageModeling",
+    "causal_language_modeling": "easynlp.tasks.causal_language_modeling:CausalLanguageModeling",
+    "span_corruption": "easynlp.tasks.span_corruption:SpanCorruption",
+    "replaced_token_detection": "easynlp.tasks.replaced_token_detection:ReplacedTokenDetection",
 }
 
-__all__ = ["TASKS", "find_task"]
+RAW_TEXT = frozenset(
+    {
+        "language_modeling",
+        "causal_language_modeling",
+        "span_corruption",
+        "replaced_token_detection",
+    }
+)
+"""Tasks that learn from raw text, by ``easynlp pretrain``."""
+
+__all__ = ["RAW_TEXT", "TASKS", "find_task"]
 
 
 def find_task(name: str) -> Any:

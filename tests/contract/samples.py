@@ -23,6 +23,8 @@ class Sample:
     learnt: float = 1.0
     """What the app's metric must reach on the very rows it was trained on."""
     steps: int = 120
+    backbone: str = "bert"
+    """Which tiny backbone it needs: see tests/contract/conftest.py."""
 
     def make(self, backbone: Backbone) -> Any:
         """Return the task, prepared on the rows."""
@@ -80,11 +82,39 @@ SAMPLES = {
     "language_modeling": Sample(
         "language_modeling", [{"text": text} for text, _ in REVIEWS], {"max_length": 32}, steps=200
     ),
+    "causal_language_modeling": Sample(
+        "causal_language_modeling",
+        [{"text": text} for text, _ in REVIEWS],
+        {"max_length": 32},
+        learnt=0.9,  # the first token of eight texts cannot be foreseen
+        steps=200,
+    ),
+    "span_corruption": Sample(
+        "span_corruption",
+        [{"text": text} for text, _ in REVIEWS],
+        {"max_length": 32},
+        steps=300,
+        backbone="t5",
+    ),
+    "replaced_token_detection": Sample(
+        "replaced_token_detection",
+        [{"text": text[:3] + "北" + text[4:], "original": text} for text, _ in REVIEWS],
+        {"max_length": 32},
+    ),
 }
 
-CLAIMS = {
-    "r_drop": ("text_classify", "sequence_labeling", "language_modeling"),
-    "fgm": ("text_classify", "sequence_labeling", "language_modeling"),
+CLAIMS: dict[str, tuple[str, ...]] = {
+    "r_drop": (
+        "text_classify", "sequence_labeling", "language_modeling", "causal_language_modeling",
+        "span_corruption", "replaced_token_detection",
+    ),
+    "fgm": (
+        "text_classify", "sequence_labeling", "language_modeling", "causal_language_modeling",
+        "replaced_token_detection",
+    ),
+    "sop": ("language_modeling",),
+    "nsp": ("language_modeling",),
+    "electra": ("replaced_token_detection",),
     "bag_of_words": ("language_modeling",),
     "sentence_distill": ("language_modeling",),
     "hidden_distill": ("language_modeling",),
@@ -95,6 +125,9 @@ CLAIMS = {
 SPECS = {
     "r_drop": "r_drop:alpha=2",
     "fgm": "fgm:epsilon=0.05",
+    "sop": "sop",
+    "nsp": "nsp",
+    "electra": "electra:size=0.5",
     "bag_of_words": "bag_of_words",
     "sentence_distill": "sentence_distill:contrast=0",
     "hidden_distill": "hidden_distill",
@@ -104,6 +137,9 @@ SPECS = {
 about 0.4), so a perturbation of the usual length would drown the text."""
 
 PRETRAINING_ONLY = {
+    "sop": "adds a pooler and a layer that reads it; the layer is not saved",
+    "nsp": "adds a pooler and a layer that reads it; the layer is not saved",
+    "electra": "adds a generator, which is not saved",
     "bag_of_words": "adds a pooler and a projection; the projection is not saved",
     "sentence_distill": "adds a pooler and a projection; the projection is not saved",
     "hidden_distill": "adds a projection that is not saved",

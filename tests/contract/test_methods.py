@@ -37,7 +37,7 @@ def train(backbone, sample, methods, *, dropout=0.0, **changes):
     plan = Plan(task, task.build(plain(backbone, dropout)), (task_term(task),))
     plan = apply_methods(plan, [SPECS[name] for name in methods])
     options = FitOptions(**{"steps": 40, "batch_size": 8, "lr": 5e-3, "warmup": 0.0, **changes})
-    rows = task.encode_batch(sample.rows)
+    rows = plan.task.encode_batch(sample.rows)  # a method may have wrapped the task
     if "sentence_distill" in methods:  # a made-up teacher's vectors, of the tiny model's width
         rng = np.random.default_rng(0)
         rows = [{**row, "vector": rng.normal(size=32).astype(np.float32)} for row in rows]
@@ -91,7 +91,7 @@ def test_order_makes_no_difference_without_dropout(tiny_backbone):
         torch.testing.assert_close(weights, other[name], rtol=0, atol=2e-6)
 
 
-@pytest.mark.parametrize("name", SAMPLES)
+@pytest.mark.parametrize("name", [n for n, s in SAMPLES.items() if s.task in CLAIMS["fgm"]])
 def test_accumulation_changes_nothing_of_a_composition(tiny_backbone, name):
     check_accumulation(tiny_backbone, SAMPLES[name], ["r_drop", "fgm"])
 
