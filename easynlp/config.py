@@ -125,7 +125,7 @@ class TrainConfig(DataOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
-    """Options of ``easynlp pretrain``: masked language modeling from raw text."""
+    """Options of ``easynlp pretrain``: a model from raw text, by default BERT by masked words."""
 
     corpus: tuple[str, ...]
     """Text files (a paragraph a line, blank lines between documents), or folders of them: .txt,
@@ -143,10 +143,19 @@ class PretrainConfig:
     resume: bool = field(default=False, metadata=ONCE)
     """Go on from the last checkpoint in the output folder."""
 
+    init: str | None = None
+    """Go on from a checkpoint (built-in name, folder or hub id) and its tokenizer."""
+    cut_vocab: Steps = 0
+    """With --init: keep only so many tokens, those the corpus uses most; 0: all."""
     vocab: str | None = None
-    """A vocab.txt to use; without it a vocabulary is trained on the corpus."""
+    """A vocab.txt to use; without it a vocabulary is trained on the corpus. With --init it takes
+    the place of the checkpoint's: shared tokens keep their vectors."""
     vocab_size: Annotated[int, Range(100)] = 8000
     """Entries of the vocabulary to train."""
+    architecture: Literal["bert", "roberta", "albert", "electra", "t5", "gpt2"] | None = None
+    """What to make, in the shape below; by default what the objective trains, bert for mlm."""
+    config_json: str | None = None
+    """A JSON file of transformers configuration fields that go over the shape below."""
     layers: Count = 4
     """Depth of the encoder."""
     hidden_size: Count = 256
@@ -157,7 +166,22 @@ class PretrainConfig:
     """Width of the feed-forward layers."""
     max_positions: Count = 512
     """Longest input the model will take, in tokens."""
+    embedding_size: Steps = 0
+    """albert, electra: width of the embeddings; 0: 128, or the hidden size if that is less."""
+    inner_group_num: Count = 1
+    """albert: distinct layers in the stack that is repeated until there are --layers."""
 
+    objective: Literal["mlm", "electra", "causal", "t5"] | None = None
+    """What to learn: masked words, replaced tokens, the next token, or missing spans; by default
+    what the architecture is for."""
+    masking: Literal["char", "word", "ngram", "similar"] = "word"
+    """What is hidden whole: tokens, Chinese words, spans of 1 to 4 words, or such spans with
+    similar words in their place instead of [MASK]."""
+    similar_words: str | None = None
+    """A file of similar words for --masking similar, a line word<TAB>similar,similar each; without
+    it they are the nearest of the corpus' words by the vectors of --similar-model."""
+    similar_model: str = "tiny-zh"
+    """The encoder whose vectors say which words are similar."""
     dropout: Share = 0.0
     """Dropout while pre-training; text that is read once is not learned by heart."""
     rows: Literal["packed", "texts"] = "packed"

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from easynlp.atomic import write_folder
 from easynlp.config import PretrainConfig
 from easynlp.data.sampling import Source
 from easynlp.errors import ConfigError, DataError
@@ -18,8 +17,9 @@ from easynlp.pretraining.corpus import Heldout, documents, find_files
 from easynlp.pretraining.rows import MaskedRows, pack
 from easynlp.pretraining.segments import SegmentRows, Segments, encode_segments, write_segments
 from easynlp.pretraining.sentence_distill import Axes
+from easynlp.pretraining.similar_words import FILE, write_similar_words
 from easynlp.pretraining.teacher import Teacher, teach
-from easynlp.pretraining.vocabulary import SPECIAL, save_vocabulary, train_vocabulary
+from easynlp.pretraining.tokenizers import make_tokenizer
 from easynlp.tasks.language_modeling import LanguageModeling
 from easynlp.text.tokenizer import Tokenizer
 from easynlp.training.precision import resolve_precision
@@ -87,6 +87,7 @@ def prepare(config: PretrainConfig, device: torch.device) -> Material:
             heldout=_heldout(config), progress=log.info,
         )  # fmt: skip
         log.info("corpus: %s", stats)
+        _similar_words(config, output / "rows" / "rows.bin", tokenizer, device)
         return Material(config, tokenizer, stats.rows)
     made = Path(config.cache) if config.cache else output
     texts = write_segments(
@@ -95,6 +96,7 @@ def prepare(config: PretrainConfig, device: torch.device) -> Material:
     )  # fmt: skip
     encode_segments(texts, tokenizer, output / "tokens", config.row_length)
     log.info("corpus: %d texts", len(texts))
+    _similar_words(config, output / "tokens" / "tokens.bin", tokenizer, device)
     lesson = _lesson(config, texts, made / "teacher", device) if config.teacher else None
     return Material(config, tokenizer, len(texts), lesson)
 
@@ -126,6 +128,14 @@ def by_sentence(config: PretrainConfig) -> bool:
     return config.embeddings == "teacher" or "sentence_distill" in methods
 
 
+def _similar_words(
+    config: PretrainConfig, tokens: Path, tokenizer: Tokenizer, device: torch.device
+) -> None:
+    if config.masking == "similar" and config.similar_words is None:
+        path = Path(config.output) / FILE
+        write_similar_words(tokens, tokenizer, path, model=config.similar_model, device=device)
+
+
 def _heldout(config: PretrainConfig) -> Heldout | None:
     if not config.heldout:
         return None
@@ -140,23 +150,7 @@ def _heldout(config: PretrainConfig) -> Heldout | None:
 
 def _vocabulary(config: PretrainConfig, files: list[Path], output: Path) -> Tokenizer:
     """Return the run's tokenizer, trained or taken over into ``<output>/tokenizer`` once."""
-    folder = output / "tokenizer"
-    if (folder / "tokenizer.json").is_file():
-        return Tokenizer.load(folder)
-    if config.vocab is not None:
-        given = Path(config.vocab)
-        if not given.is_file():
-            raise DataError("no such vocabulary file", path=config.vocab)
-        tokens = given.read_text(encoding="utf-8").rstrip("\n").split("\n")
-        if missing := [token for token in SPECIAL if token not in tokens]:
-            raise DataError(f"no vocabulary: {', '.join(missing)} missing", path=config.vocab)
-    else:
-        log.info("training a vocabulary of %d tokens", config.vocab_size)
-        tokens = train_vocabulary(_paragraphs(files), config.vocab_size)
-    write_folder(
-        folder, lambda target: save_vocabulary(tokens, target, max_length=config.max_positions)
-    )
-    return Tokenizer.load(folder)
+    return make_tokenizer(config, output / "tokenizer", lambda: _paragraphs(files))
 
 
 def _paragraphs(files: list[Path]) -> Iterator[str]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import copy
 import logging
-import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import BertConfig
 
 from easynlp.atomic import write_folder
 from easynlp.config import PretrainConfig, to_yaml
@@ -18,13 +17,13 @@ from easynlp.data.sampling import Source
 from easynlp.distributed import World, process_group
 from easynlp.errors import ConfigError
 from easynlp.methods import apply_methods
-from easynlp.models.backbone import Backbone
 from easynlp.models.heads import core
+from easynlp.pretraining.architectures import set_dropout, start_positions
 from easynlp.pretraining.corpus import find_files
 from easynlp.pretraining.material import Material, by_token, prepare
+from easynlp.pretraining.objectives import fit_positions, make_task, settle, starting_backbone
 from easynlp.pretraining.sentence_distill import start_embeddings
 from easynlp.pretraining.token_distill import TaughtModeling
-from easynlp.tasks.language_modeling import Config, LanguageModeling
 from easynlp.training.folder import claim_folder
 from easynlp.training.loop import FitOptions, make_forward, to_tensors
 from easynlp.training.plan import Pass, Plan, task_term
@@ -39,7 +38,7 @@ FINE_TUNING_DROPOUT = 0.1
 
 
 def pretrain(config: PretrainConfig) -> Path:
-    """Pre-train a BERT encoder by masked language modeling; return its model folder.
+    """Pre-train a model from raw text, by default BERT by masked language modeling.
 
     The vocabulary and the packed rows are kept in the run folder, so a run taken up again with
     ``resume`` starts training at once, at the step it was stopped at, to the same weights.
@@ -56,6 +55,7 @@ def pretrain(config: PretrainConfig) -> Path:
         DataError: If the corpus is missing, not UTF-8 or too small.
         Interrupted: After saving, on SIGINT or SIGTERM.
     """
+    config = settle(config)
     _check(config)
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -66,13 +66,15 @@ def pretrain(config: PretrainConfig) -> Path:
         if world.is_main:
             claim_folder(
                 output, to_yaml(config), overwrite=config.overwrite, resume=config.resume,
-                name="pretrain", inputs=(*config.corpus, *config.heldout, config.vocab),
+                name="pretrain", inputs=(*config.corpus, *config.heldout, config.vocab, config.init,
+                                         config.config_json, config.similar_words),
             )  # fmt: skip
             material = prepare(config, device)
         world.wait()
         if not world.is_main:
             material = prepare(config, device)  # there already: read, not made
         plan = _plan(config, material)
+        material = replace(material, config=fit_positions(config, core(plan.model).config))
         kept = np.linspace(
             0, material.count - 1, min(config.heldout_rows, material.count // 10), dtype=np.int64
         )  # spread over the corpus, so all its genres are scored
@@ -114,7 +116,7 @@ def save_model_folder(model: torch.nn.Module, tokenizer: Path, folder: Path) -> 
         inner.save_pretrained(target, state_dict=weights)
         settings = copy.deepcopy(inner.config)
         settings.dtype = torch.float32
-        settings.hidden_dropout_prob = settings.attention_probs_dropout_prob = FINE_TUNING_DROPOUT
+        set_dropout(settings, FINE_TUNING_DROPOUT)
         settings.save_pretrained(target)
         for file in tokenizer.iterdir():
             (target / file.name).write_bytes(file.read_bytes())
@@ -123,7 +125,7 @@ def save_model_folder(model: torch.nn.Module, tokenizer: Path, folder: Path) -> 
 
 
 def _check(config: PretrainConfig) -> None:
-    if config.hidden_size % config.heads:
+    if config.init is None and config.hidden_size % config.heads:
         raise ConfigError(
             f"--hidden-size {config.hidden_size} is not a multiple of --heads {config.heads}"
         )
@@ -141,39 +143,17 @@ def _check(config: PretrainConfig) -> None:
 
 def _plan(config: PretrainConfig, material: Material) -> Plan:
     tokenizer = material.tokenizer
-    shape = BertConfig(
-        vocab_size=tokenizer.vocab_size, hidden_size=config.hidden_size,
-        num_hidden_layers=config.layers, num_attention_heads=config.heads,
-        intermediate_size=config.ffn, max_position_embeddings=config.max_positions,
-        pad_token_id=tokenizer.pad_id, hidden_dropout_prob=config.dropout,
-        attention_probs_dropout_prob=config.dropout,
-    )  # fmt: skip
     lesson = material.lesson
-    settings = Config(max_length=config.row_length, mask_rate=config.mask_rate)
-    task = LanguageModeling(settings, tokenizer)
+    task = make_task(config, tokenizer)
     if lesson is not None and by_token(config):
-        task = TaughtModeling(settings, tokenizer, lesson.teacher)
+        task = TaughtModeling(task.config, tokenizer, lesson.teacher)
     torch.manual_seed(config.seed)
-    model = task.build(Backbone("new", shape, tokenizer))
-    _start_positions(core(model))
+    model = task.build(starting_backbone(config, tokenizer))
+    if config.init is None:
+        start_positions(core(model))
     if lesson is not None and lesson.axes is not None and config.embeddings == "teacher":
         start_embeddings(core(model).base_model, tokenizer, lesson.teacher, lesson.axes)
     return apply_methods(Plan(task, model, (task_term(task),)), config.method)
-
-
-@torch.no_grad()
-def _start_positions(model: Any) -> None:
-    """Start the position vectors as sinusoids, at the scale of the other embeddings.
-
-    Random ones must each be learned before attention can find a neighbour; sinusoids (Vaswani et
-    al. 2017) say from the first step how far apart two tokens are. They are trained on from there.
-    """
-    table = model.base_model.embeddings.position_embeddings.weight
-    count, width = table.shape
-    rates = torch.exp(torch.arange(0, width, 2) * (-math.log(10_000.0) / width))
-    angles = torch.arange(count)[:, None] * rates
-    table[:, 0::2], table[:, 1::2] = angles.sin(), angles.cos()
-    table *= model.config.initializer_range * math.sqrt(2.0)
 
 
 def _fit_options(config: PretrainConfig, rows: int, precision: str) -> FitOptions:
@@ -190,7 +170,7 @@ def _fit_options(config: PretrainConfig, rows: int, precision: str) -> FitOption
 
 @torch.no_grad()
 def _score(plan: Plan, rows: Source, options: FitOptions, device: torch.device) -> dict[str, float]:
-    """Return masked accuracy and every term's loss on kept rows, masked as in epoch 0."""
+    """Return the task's accuracy and every term's loss on kept rows, masked as in epoch 0."""
     forward = make_forward(plan.model, options.precision, device)
     right = holes = 0.0
     losses = np.zeros(len(plan.terms))
@@ -206,4 +186,4 @@ def _score(plan: Plan, rows: Source, options: FitOptions, device: torch.device) 
         targets += plan.counts(collated)
     names = (term.name for term in plan.terms)
     means = (losses / np.maximum(targets, 1.0)).tolist()
-    return {"masked_accuracy": right / max(1.0, holes), **dict(zip(names, means, strict=True))}
+    return {plan.task.metric: right / max(1.0, holes), **dict(zip(names, means, strict=True))}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer as Backend
@@ -14,7 +14,9 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 """Tokens every vocabulary must have."""
 
 
-def train_vocabulary(texts: Iterable[str], size: int, *, min_frequency: int = 5) -> list[str]:
+def train_vocabulary(
+    texts: Iterable[str], size: int, *, min_frequency: int = 5, extra: Sequence[str] = ()
+) -> list[str]:
     """Return a BERT vocabulary of at most `size` tokens, special tokens first.
 
     Chinese characters are always tokens of their own, as in BERT, so nearly all of the
@@ -25,6 +27,7 @@ def train_vocabulary(texts: Iterable[str], size: int, *, min_frequency: int = 5)
         texts: Raw paragraphs.
         size: Most tokens.
         min_frequency: A piece seen less often is not made.
+        extra: More special tokens (sentinels), after the usual ones.
 
     Example:
         >>> train_vocabulary(["深度学习"] * 9, 12)[:6]
@@ -35,24 +38,29 @@ def train_vocabulary(texts: Iterable[str], size: int, *, min_frequency: int = 5)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     trainer = trainers.WordPieceTrainer(
         vocab_size=size, min_frequency=min_frequency, limit_alphabet=size * 3 // 4,
-        special_tokens=SPECIAL, show_progress=False,
+        special_tokens=[*SPECIAL, *extra], show_progress=False,
     )  # fmt: skip
     backend.train_from_iterator(texts, trainer)
     vocabulary = backend.get_vocab()
     return sorted(vocabulary, key=lambda token: vocabulary[token])
 
 
-def save_vocabulary(tokens: list[str], folder: Path, *, max_length: int) -> None:
+def save_vocabulary(
+    tokens: list[str], folder: Path, *, max_length: int, extra: Sequence[str] = ()
+) -> None:
     """Write a BERT tokenizer into a model folder, as transformers lays it out.
 
     Args:
         tokens: Tokens in the order of their ids.
         folder: An existing folder.
         max_length: Most tokens the model has positions for.
+        extra: Tokens that are never cut up, such as sentinels.
     """
     from transformers import BertTokenizer
 
     tokenizer = BertTokenizer(vocab={token: i for i, token in enumerate(tokens)})
+    if extra:
+        tokenizer.add_special_tokens({"additional_special_tokens": list(extra)})
     tokenizer.model_max_length = max_length
     tokenizer.save_pretrained(folder)
     (folder / "vocab.txt").write_text("\n".join(tokens) + "\n", encoding="utf-8")

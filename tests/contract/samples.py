@@ -105,11 +105,18 @@ SAMPLES = {
 
 CLAIMS: dict[str, tuple[str, ...]] = {
     "r_drop": (
-        "text_classify", "sequence_labeling", "language_modeling", "causal_language_modeling",
-        "span_corruption", "replaced_token_detection",
+        "text_classify",
+        "sequence_labeling",
+        "language_modeling",
+        "causal_language_modeling",
+        "span_corruption",
+        "replaced_token_detection",
     ),
     "fgm": (
-        "text_classify", "sequence_labeling", "language_modeling", "causal_language_modeling",
+        "text_classify",
+        "sequence_labeling",
+        "language_modeling",
+        "causal_language_modeling",
         "replaced_token_detection",
     ),
     "sop": ("language_modeling",),
