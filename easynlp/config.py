@@ -146,7 +146,7 @@ class PretrainConfig:
     init: str | None = None
     """Go on from a checkpoint (built-in name, folder or hub id) and its tokenizer."""
     cut_vocab: Steps = 0
-    """With --init: keep only so many tokens, those the corpus uses most; 0: all."""
+    """With --init: keep at most so many tokens, those the corpus uses most; 0: all."""
     vocab: str | None = None
     """A vocab.txt to use; without it a vocabulary is trained on the corpus. With --init it takes
     the place of the checkpoint's: shared tokens keep their vectors."""

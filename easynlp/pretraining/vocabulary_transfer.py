@@ -122,7 +122,7 @@ def count_tokens(texts: Iterable[str], tokenizer: Tokenizer) -> Counter[int]:
 
 
 def cut_vocabulary(tokenizer: Tokenizer, counts: Counter[int], size: int) -> Tokenizer:
-    """Return a tokenizer that keeps the `size` tokens used most; all else of it stays.
+    """Return a tokenizer that keeps at most the `size` tokens used most; all else of it stays.
 
     Special and added tokens always stay, in front of the others and in their order. A text all
     of whose tokens stay is cut into the same tokens as before.
@@ -130,7 +130,7 @@ def cut_vocabulary(tokenizer: Tokenizer, counts: Counter[int], size: int) -> Tok
     Args:
         tokenizer: A WordPiece or Unigram tokenizer.
         counts: How often each id is used.
-        size: Tokens to keep, special ones included.
+        size: Most tokens to keep, special ones included; what is never used goes in any case.
 
     Raises:
         ConfigError: If its model is of another kind (byte pairs depend on each other), or `size`

@@ -153,7 +153,7 @@ def test_spans_are_of_one_to_four_words_in_macbert_shares_and_end_at_special_tok
         spans = units(words, "ngram", np.random.default_rng(seed))
         assert (spans[words < 0] == -1).all()
         assert spans[10] != spans[12]  # a special token is between them
-        numbers, counts = np.unique(spans[1:7], return_counts=True)
+        _, counts = np.unique(spans[1:7], return_counts=True)
         sizes.append(int(counts[0]))  # the first span cannot be cut short
     shares = np.bincount(sizes, minlength=5)[1:5] / len(sizes)
     assert np.abs(shares - [0.4, 0.3, 0.2, 0.1]).max() < 0.03
