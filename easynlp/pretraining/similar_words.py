@@ -24,6 +24,8 @@ __all__ = ["FILE", "common_words", "nearest", "write_similar_words"]
 FILE = "similar_words.tsv"
 LONGEST = 4
 """Tokens of the longest word counted."""
+LEAST = 3
+"""Times a word must occur: the segmenter's slips are rare, and no word should become one."""
 READ = 50_000_000
 """Tokens of the corpus that are counted, from its beginning."""
 
@@ -74,7 +76,8 @@ def write_similar_words(
 def common_words(tokens: np.ndarray, tokenizer: Tokenizer, size: int) -> list[list[str]]:
     """Return the most frequent words of one, two … tokens, most frequent first.
 
-    Words of a single character that is no letter, and those with a comma or tab, are left out.
+    Words with a character that is neither letter nor digit are left out (punctuation, special
+    tokens), and words that occur fewer than three times.
 
     Args:
         tokens: Ids with continuation bits, shape (tokens,).
@@ -99,7 +102,7 @@ def common_words(tokens: np.ndarray, tokenizer: Tokenizer, size: int) -> list[li
             parts = [(key >> (bits * (length - 1 - i))) & ((1 << bits) - 1) for i in range(length)]
             names = [tokenizer.backend.id_to_token(part) or "" for part in parts]
             word = "".join(name.removeprefix("##").removeprefix("▁") for name in names)
-            if word.isalnum() and "[" not in names[0]:
+            if count >= LEAST and word.isalnum():
                 counted.append((count, length, word))
     counted.sort(key=lambda item: (-item[0], item[2]))
     return [

@@ -21,7 +21,7 @@ from easynlp.pretraining.vocabulary import SPECIAL, save_vocabulary
 from easynlp.tasks import find_task
 from easynlp.tasks.span_corruption import SENTINELS, noise_spans
 from easynlp.text.tokenizer import Tokenizer
-from easynlp.training.loop import FitOptions, State, fit, to_tensors
+from easynlp.training.loop import FitOptions, State, fit, make_forward, to_tensors
 from easynlp.training.plan import Pass, Plan, task_term
 
 CPU = torch.device("cpu")
@@ -79,12 +79,7 @@ def losses(plan: Plan, features, training: bool = False):
     tensors = to_tensors(batch, CPU)
     plan.model.train(training)
 
-    def forward(given):
-        return plan.model(**{k: v for k, v in given.items() if k in accepted})
-
-    import inspect
-
-    accepted = set(inspect.signature(plan.model.forward).parameters)
+    forward = make_forward(plan.model, "fp32", CPU)
     run = Pass(forward, plan.model, tensors, forward(tensors))
     total, _ = plan.total(run, plan.counts(batch))
     return total, run, batch
@@ -144,7 +139,7 @@ def test_causal_loss_is_the_stock_one(tokenizer) -> None:
     plan = make(tokenizer, "causal")
     features = rows_of(plan, tokenizer, 3) + rows_of(plan, tokenizer, 2, length=17)
     with torch.no_grad():
-        total, run, batch = losses(plan, features)
+        total, run, _ = losses(plan, features)
         ids, mask = run.batch["input_ids"], run.batch["attention_mask"]
         stock = core(plan.model)(
             input_ids=ids, attention_mask=mask, labels=ids.masked_fill(mask == 0, -100)
@@ -223,7 +218,7 @@ def test_electra_loss_is_the_stock_one_and_the_generator_shares_embeddings(token
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     with torch.no_grad():
-        total, run, batch = losses(plan, features, training=True)
+        total, run, _ = losses(plan, features, training=True)
         given = run.batch
         holes, mask = given["replaced_positions"], given["attention_mask"]
         masked = given["input_ids"].clone()
