@@ -3,7 +3,8 @@
 A contender learns one split (`learn`) from its training rows, may choose among its own
 variants on the split's dev rows, and returns a `Learned` that answers texts. It never sees the
 test file. A new method is one more entry of `CONTENDERS`, or a model name with methods behind
-plus signs (``tiny-zh+r_drop:alpha=4``).
+plus signs (``tiny-zh+r_drop:alpha=4``), or ``probe:`` and a model name: a linear probe
+(`easynlp.benchmarks.probe`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from easynlp.benchmarks.fewclue import Split, check_classes, read_split_file
 from easynlp.benchmarks.floors import Floor
+from easynlp.benchmarks.settings import PREFIX
 from easynlp.registry import resolve
 from easynlp.tasks.base import Example, Task
 
@@ -26,7 +28,8 @@ if TYPE_CHECKING:
     from easynlp.models.backbone import Backbone
     from easynlp.training.plan import Plan
 
-__all__ = ["CONTENDERS", "Budget", "Contender", "FineTuned", "FloorContender", "Learned", "find"]
+__all__ = ["CONTENDERS", "Budget", "Contender", "FineTuned", "FloorContender", "Learned", "find",
+           "weights_identity"]  # fmt: skip
 
 CONTENDERS: dict[str, str] = {
     "majority": "easynlp.benchmarks.floors:MajorityFloor",
@@ -70,11 +73,15 @@ class Budget:
 
 @dataclass(frozen=True)
 class Learned:
-    """What a contender learned: how it answers, and what dev said about its choice."""
+    """What a contender learned: how it answers, and what dev said about its choice.
+
+    `variants` gives the answers of all it chose among, where they are reported too.
+    """
 
     predict: Callable[[Sequence[Example]], list[str]]
     dev_accuracy: float
     chosen: Mapping[str, Any] = field(default_factory=dict)
+    variants: Callable[[Sequence[Example]], dict[str, list[str]]] | None = None
 
 
 class Contender(Protocol):
@@ -96,14 +103,19 @@ class Contender(Protocol):
 
 
 def find(name: str, budget: Budget) -> Contender:
-    """Return the contender of a name: an entry of `CONTENDERS`, or a model to fine-tune.
+    """Return the contender of a name: an entry of `CONTENDERS`, a probe, a model to fine-tune.
 
     Args:
-        name: E.g. ``tfidf-svm``, ``tiny-zh``, ``random:tiny-zh``, ``runs/x+fgm``.
+        name: E.g. ``tfidf-svm``, ``tiny-zh``, ``random:tiny-zh``, ``runs/x+fgm``,
+            ``probe:tiny-zh``.
         budget: What fine-tuning may spend.
     """
     if name in CONTENDERS:
         return FloorContender(name, resolve(name, CONTENDERS, kind="contender"))
+    if name.startswith(PREFIX):
+        from easynlp.benchmarks.probe import LinearProbe
+
+        return LinearProbe(name, budget)
     return FineTuned(name, budget)
 
 
@@ -145,6 +157,21 @@ def accuracy(answers: Sequence[str], examples: Sequence[Example]) -> float:
     return sum(answer == str(example["label"]) for answer, example in pairs) / len(examples)
 
 
+def weights_identity(model: str) -> str:
+    """Return a hash of a model's weights, or of its shape where they are random."""
+    from easynlp.models.backbone import Backbone
+
+    backbone = Backbone.load(model)
+    if backbone.folder is None:
+        weights = backbone.config.to_json_string().encode()
+    else:
+        weights = b"".join(
+            hashlib.sha256(path.read_bytes()).digest()
+            for path in sorted(Path(backbone.folder).glob("*.safetensors"))
+        )
+    return hashlib.sha256(weights).hexdigest()[:16]
+
+
 class FineTuned:
     """A model fine-tuned by the one loop; learning rate and checkpoint are chosen on dev.
 
@@ -163,17 +190,7 @@ class FineTuned:
 
     def identity(self) -> str:
         """Return the budget, the methods and a hash of the weights or of the shape."""
-        from easynlp.models.backbone import Backbone
-
-        backbone = Backbone.load(self._model)
-        if backbone.folder is None:
-            weights = backbone.config.to_json_string().encode()
-        else:
-            weights = b"".join(
-                hashlib.sha256(path.read_bytes()).digest()
-                for path in sorted(Path(backbone.folder).glob("*.safetensors"))
-            )
-        return f"{self.budget} {self._methods} {hashlib.sha256(weights).hexdigest()[:16]}"
+        return f"{self.budget} {self._methods} {weights_identity(self._model)}"
 
     def learn(self, split: Split, seed: int, say: Callable[[str], None]) -> Learned:
         """Train once for each learning rate and keep the best checkpoint of all."""

@@ -3,7 +3,8 @@
 A cell is one contender on one split of one task with one seed. It is trained on ``train_i``,
 everything is chosen on ``dev_i``, and ``test_public`` is read afterwards and scored once. Each
 finished cell is a line of ``cells.jsonl`` in the output folder, so that a run that was stopped
-goes on where it was; a line counts only for the same data, weights and budget.
+goes on where it was; a line counts only for the same data, weights and budget. With ``--probe``
+a linear probe of every model (`easynlp.benchmarks.probe`) stands beside its fine-tuning.
 """
 
 from __future__ import annotations
@@ -24,15 +25,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from easynlp.benchmarks.contenders import Budget, Contender, accuracy, find
+from easynlp.benchmarks.contenders import CONTENDERS, Budget, Contender, accuracy, find, joined
 from easynlp.benchmarks.fewclue import Split, find_split, read_split_file
-from easynlp.benchmarks.settings import ModelsOptions
+from easynlp.benchmarks.settings import PREFIX, ModelsOptions
 from easynlp.benchmarks.statistics import mean_interval
 from easynlp.benchmarks.timing import machine
+from easynlp.errors import DataError
 
-__all__ = ["bench_models", "models_table", "summarize"]
+__all__ = ["FOUR", "bench_models", "models_table", "probe_table", "summarize"]
 
 log = logging.getLogger("easynlp")
+
+FOUR = ("eprstmt", "tnews", "csldcp", "iflytek")
+"""The tasks of the headline mean: one text a row, from 2 to 119 classes."""
 
 
 @dataclass(frozen=True)
@@ -58,15 +63,17 @@ def bench_models(options: ModelsOptions) -> dict[str, Any]:
     """Run the cells that are not done yet; return the report on all.
 
     The report holds ``cells``, ``scores`` (a mean over splits for each contender and task, with
-    sample standard deviation and 95% t interval), ``differences`` (the last contender minus each
-    other, paired by split), ``options`` and ``machine``; it is also written to ``report.json``.
+    sample standard deviation and 95% t interval; the mean over tasks is one more "task"),
+    ``differences`` (the last contender minus each other, paired by split; of probes the last
+    probe), ``skipped`` (tasks whose data is not there, and why), ``options`` and ``machine``; it
+    is also written to ``report.json``.
 
     Args:
         options: Contenders, tasks, splits, seeds, budget.
 
     Raises:
         ConfigError: If a task, split or model does not exist.
-        DataError: If the data is not there or is not whole.
+        DataError: If no task's data is there, or a file is not whole.
     """
     budget = Budget(
         options.lrs, options.epochs, options.min_steps, options.max_steps, options.evaluations,
@@ -78,8 +85,10 @@ def bench_models(options: ModelsOptions) -> dict[str, Any]:
         torch.set_num_threads(options.threads)
     folder = Path(options.output)
     folder.mkdir(parents=True, exist_ok=True)
-    cells = list(_cells(options, budget))
-    identities = {cell.contender.name: cell.contender.identity() for cell in cells}
+    contenders = [find(name, budget) for name in options.contenders()]
+    splits, skipped = _splits(options)
+    cells = list(_cells(options, contenders, splits))
+    identities = {contender.name: contender.identity() for contender in contenders}
     done = _read_done(folder / "cells.jsonl")
     found: list[dict[str, Any]] = []
     with _progress(len(cells)) as advance:
@@ -92,6 +101,7 @@ def bench_models(options: ModelsOptions) -> dict[str, Any]:
     report = {
         "scores": summarize(found),
         "differences": differences(found, options.contenders()),
+        "skipped": skipped,
         "cells": found,
         "options": asdict(options),
         "machine": machine(options.threads),
@@ -101,14 +111,33 @@ def bench_models(options: ModelsOptions) -> dict[str, Any]:
     return report
 
 
-def _cells(options: ModelsOptions, budget: Budget) -> Iterator[Cell]:
+def _splits(options: ModelsOptions) -> tuple[list[Split], dict[str, str]]:
+    """Return the splits of the tasks whose data is there, and why others are left out.
+
+    Raises:
+        ConfigError: If a task or split does not exist.
+        DataError: If there is no data at all.
+    """
+    splits: list[Split] = []
+    skipped: dict[str, str] = {}
+    for task in options.task_names():
+        try:
+            root = Path(options.data_root)
+            splits += [find_split(root, task, number) for number in options.numbers()]
+        except DataError as error:
+            skipped[task] = error.message
+            missing = error
+    if not splits:
+        raise missing
+    for task, why in skipped.items():
+        log.warning("%s is left out: %s", task, why)
+    return splits, skipped
+
+
+def _cells(
+    options: ModelsOptions, contenders: Sequence[Contender], splits: Sequence[Split]
+) -> Iterator[Cell]:
     """Yield all cells: task by task, split by split, so that early results compare."""
-    contenders = [find(name, budget) for name in options.contenders()]
-    splits = [
-        find_split(Path(options.data_root), task, number)
-        for task in options.task_names()
-        for number in options.numbers()
-    ]
     for split in splits:
         for contender in contenders:
             for seed in options.seeds if contender.seeded else options.seeds[:1]:
@@ -127,8 +156,9 @@ def _run(cell: Cell, key: str, folder: Path, advance: Callable[[str, int], None]
         # Only now: nothing above has seen the test rows.
         test = read_split_file(split.test, split.task)
         answers = learned.predict(test)
+        variants = learned.variants(test) if learned.variants else {}
     right = round(accuracy(answers, test) * len(test))
-    train_texts = {str(each["text"]) for each in read_split_file(split.train, split.task)}
+    train_texts = {joined(each) for each in read_split_file(split.train, split.task)}
     answers_file = folder / "answers" / f"{key}.json"
     answers_file.parent.mkdir(exist_ok=True)
     answers_file.write_text(json.dumps(answers, ensure_ascii=False), encoding="utf-8")
@@ -136,7 +166,8 @@ def _run(cell: Cell, key: str, folder: Path, advance: Callable[[str, int], None]
         "key": key, "contender": name, "task": split.task, "split": split.number,
         "seed": cell.seed, "accuracy": right / len(test), "right": right, "rows": len(test),
         "dev_accuracy": learned.dev_accuracy, "chosen": dict(learned.chosen),
-        "test_rows_in_train": sum(str(each["text"]) in train_texts for each in test),
+        "variants": {name: accuracy(found, test) for name, found in variants.items()},
+        "test_rows_in_train": sum(joined(each) in train_texts for each in test),
         "seconds": round(time.perf_counter() - started, 2),
     }  # fmt: skip
     with (folder / "cells.jsonl").open("a", encoding="utf-8") as file:
@@ -162,21 +193,50 @@ def _read_done(path: Path) -> dict[str, dict[str, Any]]:
     return done
 
 
-def _per_split(cells: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], dict[str, float]]:
-    """Return (contender, task) to accuracy of each split, a mean over seeds."""
+def _per_split(
+    cells: Sequence[Mapping[str, Any]], value: Callable[[Mapping[str, Any]], float]
+) -> dict[tuple[str, str], dict[str, float]]:
+    """Return (contender, task) to the value of each split, a mean over seeds.
+
+    The mean over tasks is one more task, of the splits that all of them have: over the tasks of
+    `FOUR` where all are there, else over the tasks there are.
+    """
     seeds: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for cell in cells:
-        seeds[cell["contender"], cell["task"]][cell["split"]].append(cell["accuracy"])
-    return {
+        seeds[cell["contender"], cell["task"]][cell["split"]].append(value(cell))
+    found = {
         pair: {split: sum(values) / len(values) for split, values in splits.items()}
         for pair, splits in seeds.items()
     }
+    tasks = list(dict.fromkeys(task for _, task in found))
+    if len(tasks) > 1:
+        averaged = FOUR if set(FOUR) <= set(tasks) else tasks
+        for contender in dict.fromkeys(contender for contender, _ in found):
+            parts = [found.get((contender, task), {}) for task in averaged]
+            shared = [split for split in parts[0] if all(split in part for part in parts)]
+            if shared:
+                found[contender, f"mean of {len(averaged)}"] = {
+                    split: sum(part[split] for part in parts) / len(parts) for split in shared
+                }
+    return found
 
 
-def summarize(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return a contender's mean over splits on each task, with standard deviation and interval."""
+def _accuracy(cell: Mapping[str, Any]) -> float:
+    found: float = cell["accuracy"]
+    return found
+
+
+def summarize(
+    cells: Sequence[Mapping[str, Any]], value: Callable[[Mapping[str, Any]], float] = _accuracy
+) -> list[dict[str, Any]]:
+    """Return a contender's mean over splits on each task, with standard deviation and interval.
+
+    Args:
+        cells: Finished cells.
+        value: What of a cell is averaged; by default its accuracy.
+    """
     rows = []
-    for (contender, task), splits in _per_split(cells).items():
+    for (contender, task), splits in _per_split(cells, value).items():
         found = mean_interval(list(splits.values()))
         rows.append({"contender": contender, "task": task, **asdict(found), "splits": splits})
     return rows
@@ -185,54 +245,100 @@ def summarize(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def differences(
     cells: Sequence[Mapping[str, Any]], contenders: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Return the last contender's accuracy minus each other's, paired by split."""
-    scores = _per_split(cells)
-    last = contenders[-1]
+    """Return the last contender's accuracy minus each other's, paired by split.
+
+    With probes there are two such: the last probe against floors and probes, and the last of
+    the others against the rest.
+    """
+    scores = _per_split(cells, _accuracy)
     rows = []
-    for (contender, task), splits in scores.items():
-        ours = scores.get((last, task), {})
-        gains = [ours[split] - value for split, value in splits.items() if split in ours]
-        if contender != last and gains:
-            rows.append({"contender": last, "minus": contender, "task": task,
-                         **asdict(mean_interval(gains))})  # fmt: skip
+    for last in _compared(contenders):
+        for (contender, task), splits in scores.items():
+            if contender == last or (contender not in CONTENDERS and not _alike(contender, last)):
+                continue
+            ours = scores.get((last, task), {})
+            gains = [ours[split] - value for split, value in splits.items() if split in ours]
+            if gains:
+                rows.append({"contender": last, "minus": contender, "task": task,
+                             **asdict(mean_interval(gains))})  # fmt: skip
     return rows
+
+
+def _alike(one: str, other: str) -> bool:
+    """Return whether both contenders are probes, or neither is."""
+    return one.startswith(PREFIX) == other.startswith(PREFIX)
+
+
+def _compared(contenders: Sequence[str]) -> list[str]:
+    """Return the last contender that is no probe, and the last probe, where there are any."""
+    both = ([name for name in contenders if name.startswith(PREFIX) == probe] for probe in (0, 1))
+    return [names[-1] for names in both if names]
 
 
 def models_table(report: Mapping[str, Any]) -> Table:
     """Return a report's scores as a table, in percent: a row for each task and contender."""
-    gains = {(row["minus"], row["task"]): row for row in report["differences"]}
-    compared = report["differences"][0]["contender"] if report["differences"] else ""
-    table = Table(title="FewCLUE, accuracy on test_public in %, mean of splits")
+    gains = {(row["contender"], row["minus"], row["task"]): row for row in report["differences"]}
+    compared = list(dict.fromkeys(row["contender"] for row in report["differences"]))
+    left_out = "".join(f"; {task} left out, no data" for task in report["skipped"])
+    table = Table(title=f"FewCLUE, accuracy on test_public in %, mean of splits{left_out}")
     for heading in ("task", "contender"):
         table.add_column(heading, no_wrap=True)
     for heading in ("mean", "± 95%", "sd", "splits"):
         table.add_column(heading, justify="right", no_wrap=True)
-    if compared:
-        table.add_column(f"{compared} is better by", justify="right")
-    means: dict[str, list[float]] = defaultdict(list)
+    for name in compared:
+        table.add_column(f"{name} is better by", justify="right")
     task = ""
     for row in sorted(report["scores"], key=lambda row: _rank(report, row)):
         if task and row["task"] != task:
             table.add_section()
-        gain = gains.get((row["contender"], row["task"]))
         cells = [_percent(row["mean"]), _percent(row["half_width"]), _percent(row["sd"])]
-        if compared:
-            cells.append(
-                f"{_percent(gain['mean'])} ± {_percent(gain['half_width'])}" if gain else ""
-            )
+        more = [gains.get((name, row["contender"], row["task"])) for name in compared]
         shown = row["task"] if row["task"] != task else ""
-        table.add_row(shown, row["contender"], *cells[:3], str(row["runs"]), *cells[3:])
+        table.add_row(
+            shown, row["contender"], *cells, str(row["runs"]),
+            *(f"{_percent(gain['mean'])} ± {_percent(gain['half_width'])}" if gain else ""
+              for gain in more),
+        )  # fmt: skip
         task = row["task"]
-        means[row["contender"]].append(row["mean"])
-    table.add_section()
-    for number, (contender, values) in enumerate(means.items()):
-        table.add_row("" if number else "mean", contender, _percent(sum(values) / len(values)))
     return table
 
 
-def _rank(report: Mapping[str, Any], row: Mapping[str, Any]) -> int:
+def probe_table(report: Mapping[str, Any]) -> Table | None:
+    """Return what each vector of the probes scored, in percent; None if there are no probes."""
+    probes = [cell for cell in report["cells"] if cell.get("variants")]
+    if not probes:
+        return None
+    vectors = list(probes[0]["variants"])
+    table = Table(title="Linear probes by vector, test_public in % (dev chooses the headline)")
+    for heading in ("task", "contender"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("headline", *vectors, *(f"dev chose {vector}" for vector in vectors)):
+        table.add_column(heading, justify="right", no_wrap=True)
+    columns = [summarize(probes)] + [
+        summarize(probes, lambda cell, vector=vector: cell["variants"][vector])  # type: ignore[misc]
+        for vector in vectors
+    ]
+    task = ""
+    for rows in sorted(zip(*columns, strict=True), key=lambda rows: _rank(report, rows[0])):
+        row = rows[0]
+        if task and row["task"] != task:
+            table.add_section()
+        ours = [
+            cell["chosen"]["vector"]
+            for cell in probes
+            if (cell["contender"], cell["task"]) == (row["contender"], row["task"])
+        ]
+        chosen = [f"{ours.count(vector)} of {len(ours)}" if ours else "" for vector in vectors]
+        shown = row["task"] if row["task"] != task else ""
+        table.add_row(shown, row["contender"], *(_percent(each["mean"]) for each in rows), *chosen)
+        task = row["task"]
+    return table
+
+
+def _rank(report: Mapping[str, Any], row: Mapping[str, Any]) -> tuple[bool, int]:
+    """Order rows by task as they came, the mean last."""
     tasks = list(dict.fromkeys(each["task"] for each in report["scores"]))
-    return tasks.index(row["task"])
+    return row["task"].startswith("mean of "), tasks.index(row["task"])
 
 
 def _percent(value: float | None) -> str:

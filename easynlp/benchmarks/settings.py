@@ -11,6 +11,11 @@ from easynlp.options import Range
 
 __all__ = ["ModelsOptions", "SpeedOptions"]
 
+FLOORS = ("majority", "tfidf-svm")
+"""Contenders that are no models."""
+PREFIX = "probe:"
+"""Before a model's name: not fine-tuned, but probed by logistic regression."""
+
 Count = Annotated[int, Range(1)]
 Positive = Annotated[float, Range(0, above=True)]
 
@@ -21,9 +26,13 @@ class ModelsOptions:
 
     models: tuple[str, ...] = ("majority", "tfidf-svm", "random:tiny-zh", "tiny-zh")
     """Contenders: the floors majority and tfidf-svm, or models as --model takes them, with
-    methods behind plus signs (tiny-zh+r_drop:alpha=4). The last one is compared with the others."""
-    tasks: tuple[str, ...] = ("eprstmt", "tnews", "csldcp")
-    """FewCLUE tasks: eprstmt, tnews, csldcp, iflytek, ocnli, bustm."""
+    methods behind plus signs (tiny-zh+r_drop:alpha=4), or probe:MODEL for a linear probe. The
+    last one is compared with the others."""
+    probe: bool = False
+    """Probe every model too: logistic regression on its frozen sentence vectors."""
+    tasks: tuple[str, ...] = ("eprstmt", "tnews", "csldcp", "iflytek", "bustm")
+    """FewCLUE tasks: eprstmt, tnews, csldcp, iflytek, bustm, ocnli. One without data is left
+    out, with a notice."""
     splits: tuple[str, ...] = ("0-4",)
     """Official splits: numbers, a range such as 0-4, or few_all."""
     seeds: tuple[int, ...] = (42,)
@@ -52,14 +61,20 @@ class ModelsOptions:
     """Print the report as JSON in place of the table."""
 
     def contenders(self) -> list[str]:
-        """Return the contenders one by one; a comma may stand between them.
+        """Return the contenders one by one, probes last; a comma may stand between them.
 
         Example:
             >>> ModelsOptions(models=("majority,tiny-zh+r_drop:alpha=4,weight=1",)).contenders()
             ['majority', 'tiny-zh+r_drop:alpha=4,weight=1']
+            >>> ModelsOptions(models=("majority", "tiny-zh+fgm", "tiny-zh"), probe=True).contenders()
+            ['majority', 'tiny-zh+fgm', 'tiny-zh', 'probe:tiny-zh']
         """
         parts = (piece for given in self.models for piece in re.split(r",(?!\w+=)", given))
-        return list(dict.fromkeys(part.strip() for part in parts if part.strip()))
+        names = list(dict.fromkeys(part.strip() for part in parts if part.strip()))
+        if self.probe:  # a floor has no vectors, and a method changes none
+            models = (n.partition("+")[0] for n in names if n not in FLOORS)
+            names += [PREFIX + name.removeprefix(PREFIX) for name in models]
+        return sorted(dict.fromkeys(names), key=lambda name: name.startswith(PREFIX))
 
     def task_names(self) -> list[str]:
         """Return the tasks one by one; a comma may stand between them."""

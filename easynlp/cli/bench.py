@@ -79,13 +79,15 @@ def _speed(options: SpeedOptions) -> None:
 
 def _models(options: ModelsOptions) -> None:
     prepare_process(options.threads)
-    from easynlp.benchmarks.models import bench_models, models_table
+    from easynlp.benchmarks.models import bench_models, models_table, probe_table
 
     report = bench_models(options)
     if options.json:
         say_json(report)
-    else:
-        say_table(models_table(report))
+        return
+    say_table(models_table(report))
+    if (probes := probe_table(report)) is not None:
+        say_table(probes)
 
 
 def _serve(options: LoadTestOptions, output: JsonOption) -> None:

@@ -19,6 +19,8 @@ import transformers
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel
 
 from easynlp.errors import MissingExtra, ModelError, did_you_mean
+from easynlp.models.catalogue import canonical
+from easynlp.models.compact import COMPACT_KEY, is_compact, read_compact
 from easynlp.text.tokenizer import Tokenizer
 
 __all__ = ["BUILT_IN", "Backbone"]
@@ -69,8 +71,9 @@ class Backbone:
 
         Args:
             name: A built-in name (``tiny-zh``), a local folder, a Hugging Face id
-                (``hfl/rbt3``), ``modelscope:org/name``, or ``random:NAME`` for the shape and
-                tokenizer of NAME with random weights.
+                (``hfl/rbt3``), one of EasyNLP's old names (``bert-base-chinese``, see
+                `easynlp.models.catalogue`), ``modelscope:org/name``, or ``random:NAME`` for the
+                shape and tokenizer of NAME with random weights.
 
         Raises:
             ModelError: If nothing of that name can be had, the folder is damaged or its weights
@@ -81,16 +84,18 @@ class Backbone:
             'bert'
         """
         random = name.startswith("random:")
-        folder = _find(name.removeprefix("random:"))
+        wanted = _by_its_own_name(name.removeprefix("random:"))
+        folder = _find(wanted)
         try:
             config = AutoConfig.from_pretrained(folder, local_files_only=True)
         except Exception as error:
             raise ModelError(f"{folder}/config.json cannot be used: {error}") from error
         weights = folder
         if not random:
-            if _is_hub_id(name) and not any(folder.glob("*.safetensors")):
-                weights = _converted(name, _offline()) or folder
+            if _is_hub_id(wanted) and not any(folder.glob("*.safetensors")):
+                weights = _converted(wanted, _offline()) or folder
             check_weights(weights)
+            is_compact(weights, config)  # refuses a folder that says one thing and holds another
         return cls(name, config, _tokenizer(folder), None if random else weights, folder)
 
     def with_head(self, architecture: str, **overrides: Any) -> PreTrainedModel:
@@ -103,6 +108,22 @@ class Backbone:
         Raises:
             ModelError: If the weights are damaged or the architecture has no such head.
         """
+        return self.with_head_and_gaps(architecture, **overrides)[0]
+
+    def with_head_and_gaps(
+        self, architecture: str, **overrides: Any
+    ) -> tuple[PreTrainedModel, list[str]]:
+        """Return what `with_head` returns, and the parameters that the weights do not hold.
+
+        Those are freshly initialised; with random weights that is all of them.
+
+        Args:
+            architecture: See `with_head`.
+            **overrides: See `with_head`.
+
+        Raises:
+            ModelError: See `with_head`.
+        """
         auto = getattr(transformers, architecture)
         config = copy.deepcopy(self.config)
         for key, value in overrides.items():
@@ -114,14 +135,22 @@ class Backbone:
                 if self.folder is None:
                     config.dtype = torch.float32
                     model = auto.from_config(config, attn_implementation=attention)
+                    return model, sorted(name for name, _ in model.named_parameters())
+                how: dict[str, Any] = {"config": config, "dtype": torch.float32,
+                       "attn_implementation": attention, "output_loading_info": True}  # fmt: skip
+                if is_compact(self.folder, config):
+                    # The model must not say of itself that its weights are in int8.
+                    delattr(config, COMPACT_KEY)
+                    kind = auto._model_mapping[type(config)]
+                    state = read_compact(self.folder)
+                    model, found = kind.from_pretrained(None, state_dict=state, **how)
                 else:
-                    model = auto.from_pretrained(
-                        self.folder, config=config, dtype=torch.float32, use_safetensors=True,
-                        local_files_only=True, attn_implementation=attention,
-                    )  # fmt: skip
+                    model, found = auto.from_pretrained(
+                        self.folder, use_safetensors=True, local_files_only=True, **how
+                    )
             except Exception as error:
                 raise ModelError(f"cannot make {architecture} of {self.name}: {error}") from error
-        return model  # type: ignore[no-any-return]
+        return model, sorted(found["missing_keys"])
 
     def with_dropout(self, rate: float) -> Backbone:
         """Return the same encoder with all its dropouts set to a rate."""
@@ -191,6 +220,16 @@ def _tokenizer(folder: Path) -> Tokenizer:
 
             return Tokenizer(BertTokenizer.from_pretrained(folder).backend_tokenizer)
         raise ModelError(f"{folder} has no tokenizer that can be read: {error}") from error
+
+
+def _by_its_own_name(name: str) -> str:
+    """Return the hub's name for an old or short name, unless a folder is called that."""
+    if (BUILT_IN / name).is_dir() or Path(name).expanduser().is_dir():
+        return name
+    own = canonical(name)
+    if own != name:
+        log.info("%s: taken to mean %s", name, own)
+    return own
 
 
 def _find(name: str) -> Path:

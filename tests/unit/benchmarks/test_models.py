@@ -6,7 +6,14 @@ import pytest
 from easynlp.benchmarks import contenders, fewclue
 from easynlp.benchmarks.contenders import Best, Budget, FineTuned, FloorContender
 from easynlp.benchmarks.fewclue import FEWCLUE, Split, Suite, find_split, read_split_file
-from easynlp.benchmarks.models import bench_models, differences, models_table, summarize
+from easynlp.benchmarks.models import (
+    FOUR,
+    bench_models,
+    differences,
+    models_table,
+    probe_table,
+    summarize,
+)
 from easynlp.benchmarks.settings import ModelsOptions
 from easynlp.errors import ConfigError, DataError
 
@@ -17,6 +24,12 @@ BAD = ["服务态度太差了，再也不来", "隔音不好，一夜没睡", "�
 def write(path: Path, texts: list[tuple[str, str]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = [{"id": i, "text": text, "label": label} for i, (text, label) in enumerate(texts)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def write_pairs(path: Path, pairs: list[tuple[str, str, str]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [{"text_a": a, "text_b": b, "label": label} for a, b, label in pairs]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
@@ -31,6 +44,20 @@ def root(tmp_path, monkeypatch):
     write(folder / "test_public.jsonl", [(text + "呢", label) for text, label in rows[1:7]])
     monkeypatch.setitem(fewclue.FEWCLUE, "eprstmt", Suite("fewclue_eprstmt", 6, 2))
     return tmp_path / "bench"
+
+
+@pytest.fixture
+def pairs(root, monkeypatch):
+    """The same with a second task, of pairs: is the second text like the first?"""
+    rows = [(text, text, "1") for text in GOOD] + [(text, BAD[0], "0") for text in GOOD]
+    folder = root / "fewclue_bustm"
+    for number in "01":
+        write_pairs(folder / f"train_{number}.jsonl", [(a + number, b, c) for a, b, c in rows])
+        write_pairs(folder / f"dev_{number}.jsonl", rows[2:6])
+    write_pairs(folder / "test_public.jsonl", rows[1:7])
+    two = {"text": "text_a", "text_b": "text_b", "label": "label"}
+    monkeypatch.setitem(fewclue.FEWCLUE, "bustm", Suite("fewclue_bustm", 6, 2, two))
+    return root
 
 
 def options(root, **more):
@@ -53,7 +80,8 @@ def test_bench_models_scores_floors(root):
     assert json.loads((root.parent / "out" / "report.json").read_text("utf-8")) == json.loads(
         json.dumps(report)
     )
-    assert models_table(report).row_count == 4
+    assert models_table(report).row_count == 2
+    assert probe_table(report) is None
 
 
 def test_bench_models_goes_on_where_it_was(root, monkeypatch):
@@ -95,12 +123,72 @@ def test_bench_models_fine_tunes_on_a_budget(root, tiny_folder):
     assert [cell["seed"] for cell in report["cells"] if cell["contender"] == "majority"] == [1]
 
 
-@pytest.mark.parametrize("name", ["majority", "tiny"])
+def test_bench_models_probes_beside_fine_tuning(pairs, tiny_folder):
+    pytest.importorskip("sklearn")
+    names = (f"random:{tiny_folder}", str(tiny_folder))
+    budget = {"lrs": (1e-3,), "min_steps": 2, "max_steps": 2, "evaluations": 1}
+    report = bench_models(
+        options(
+            pairs, models=("majority", *names), tasks=("eprstmt", "bustm"), probe=True,
+            seeds=(1, 2), **budget,
+        )
+    )  # fmt: skip
+    order = ["majority", *names, *(f"probe:{name}" for name in names)]
+    assert list(dict.fromkeys(row["contender"] for row in report["scores"])) == order
+    probes = [cell for cell in report["cells"] if cell["contender"] == order[-1]]
+    # Weights that are given make a probe the same whatever the seed; random ones do not.
+    assert [(c["task"], c["split"], c["seed"]) for c in probes] == [
+        ("eprstmt", "0", 1), ("eprstmt", "1", 1), ("bustm", "0", 1), ("bustm", "1", 1),
+    ]  # fmt: skip
+    assert {c["seed"] for c in report["cells"] if c["contender"] == order[-2]} == {1, 2}
+    for cell in probes:
+        assert set(cell["variants"]) == set(cell["chosen"]["dev"]) == {"mean", "cls"}
+        dev = cell["chosen"]["dev"]
+        assert cell["chosen"]["vector"] == ("mean" if dev["mean"] >= dev["cls"] else "cls")
+        assert cell["accuracy"] == cell["variants"][cell["chosen"]["vector"]]
+    assert {(row["contender"], row["minus"]) for row in report["differences"]} == {
+        (names[1], "majority"), (names[1], names[0]),
+        (order[-1], "majority"), (order[-1], order[-2]),
+    }  # fmt: skip
+    means = {r["contender"]: r for r in report["scores"] if r["task"] == "mean of 2"}
+    assert list(means) == order
+    assert means["majority"]["mean"] == 0.5
+    assert probe_table(report).row_count == 6
+    assert models_table(report).row_count == 15
+
+
+def test_tasks_without_data_are_left_out_with_a_notice(root, caplog):
+    report = bench_models(options(root, models=("majority",), tasks=("eprstmt", "iflytek")))
+    assert list(report["skipped"]) == ["iflytek"]
+    assert "iflytek is left out" in caplog.text
+    assert "train_0.jsonl(.gz) is not there" in caplog.text
+    assert "iflytek left out" in str(models_table(report).title)
+    with pytest.raises(DataError, match="--data-root"):
+        bench_models(options(root, models=("majority",), tasks=("iflytek",)))
+
+
+def test_the_headline_mean_is_of_four_tasks():
+    cells = [
+        {"contender": "a", "task": task, "split": split, "accuracy": value}
+        for split, base in (("0", 0.1), ("1", 0.3))
+        for task, value in [*((t, base + i / 10) for i, t in enumerate(FOUR)), ("bustm", 0.9)]
+    ]
+    (row,) = [row for row in summarize(cells) if row["task"].startswith("mean")]
+    assert row["task"] == "mean of 4"
+    assert row["splits"] == pytest.approx({"0": 0.25, "1": 0.45})
+    assert row["runs"] == 2
+    # A split that one task lacks cannot be averaged over tasks.
+    (row,) = [row for row in summarize(cells[:-3]) if row["task"].startswith("mean")]
+    assert list(row["splits"]) == ["0"]
+
+
+@pytest.mark.parametrize("name", ["majority", "tiny", "probe:"])
 def test_contenders_never_open_the_test_file(root, tiny_folder, name):
     split = find_split(root, "eprstmt", "0")
     blind = Split(split.task, split.number, split.train, split.dev, Path("/nowhere"))
     budget = Budget(lrs=(1e-3,), min_steps=1, max_steps=1)
-    contender = contenders.find(name if name == "majority" else str(tiny_folder), budget)
+    given = {"majority": "majority", "tiny": str(tiny_folder), "probe:": f"probe:{tiny_folder}"}
+    contender = contenders.find(given[name], budget)
     learned = contender.learn(blind, 42, lambda text: None)
     assert len(learned.predict([{"text": "很好"}])) == 1
 
@@ -193,4 +281,4 @@ def test_floors_match_the_published_figures(shared, tmp_path, task, floor):
     )
     assert 100 * report["scores"][0]["mean"] == pytest.approx(floor, abs=0.5)
     assert report["cells"][0]["rows"] == FEWCLUE[task].test_rows
-    assert models_table(report).row_count == 2
+    assert models_table(report).row_count == 1
