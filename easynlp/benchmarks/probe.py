@@ -25,7 +25,7 @@ from easynlp.tasks.base import Example
 if TYPE_CHECKING:
     from easynlp.models.backbone import Backbone
 
-__all__ = ["C", "VECTORS", "LinearProbe", "pair_features"]
+__all__ = ["VECTORS", "C", "LinearProbe", "pair_features"]
 
 C = 0.01
 """Inverse strength of the L2 penalty on standardised features; chosen once, on dev files."""
@@ -104,7 +104,7 @@ class Encoder:
         self.device = pick_device()
         encoder, gaps = backbone.with_head_and_gaps("AutoModel")
         self.pooled = _is_pooled(backbone, encoder, gaps)
-        self.model = encoder.eval().to(self.device)
+        self.model = encoder.train(False).to(self.device)
         self._known: dict[str, np.ndarray] = {}
 
     def vectors(self, texts: Sequence[str], batch_size: int = 32) -> np.ndarray:

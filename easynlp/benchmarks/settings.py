@@ -9,7 +9,7 @@ from typing import Annotated
 from easynlp.errors import ConfigError
 from easynlp.options import Range
 
-__all__ = ["ModelsOptions", "SpeedOptions"]
+__all__ = ["MaskedOptions", "ModelsOptions", "SpeedOptions"]
 
 FLOORS = ("majority", "tfidf-svm")
 """Contenders that are no models."""
@@ -66,8 +66,8 @@ class ModelsOptions:
         Example:
             >>> ModelsOptions(models=("majority,tiny-zh+r_drop:alpha=4,weight=1",)).contenders()
             ['majority', 'tiny-zh+r_drop:alpha=4,weight=1']
-            >>> ModelsOptions(models=("majority", "tiny-zh+fgm", "tiny-zh"), probe=True).contenders()
-            ['majority', 'tiny-zh+fgm', 'tiny-zh', 'probe:tiny-zh']
+            >>> ModelsOptions(models=("majority", "tiny-zh+fgm"), probe=True).contenders()
+            ['majority', 'tiny-zh+fgm', 'probe:tiny-zh']
         """
         parts = (piece for given in self.models for piece in re.split(r",(?!\w+=)", given))
         names = list(dict.fromkeys(part.strip() for part in parts if part.strip()))
@@ -101,6 +101,37 @@ class ModelsOptions:
             else:
                 raise ConfigError(f'--splits "{part}" is no range such as 0-4')
         return list(dict.fromkeys(found))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedOptions:
+    """Options of ``easynlp bench masked``."""
+
+    models: tuple[str, ...] = ("random:tiny-zh", "tiny-zh")
+    """Models with a masked-LM head, as --model takes them; the last one is compared with the
+    others."""
+    data: tuple[str, ...]
+    """Held-out text: files, or folders of them (.txt, .gz, .zst), a paragraph a line. A file is
+    a genre."""
+    passages: Count = 200
+    """Paragraphs drawn from a file."""
+    characters: Annotated[int, Range(20, 500)] = 120
+    """Most characters of a passage; the rest of its paragraph is cut."""
+    rate: Annotated[float, Range(0, 1, above=True)] = 0.15
+    """Share of the Chinese characters to hide, as whole words."""
+    seed: int = 0
+    """Seed of the draw of passages and words."""
+    output: str | None = None
+    """File to write the report to, as JSON."""
+    threads: Annotated[int, Range(0)] = 0
+    """CPU threads; 0: as torch decides."""
+    json: bool = False
+    """Print the report as JSON in place of the table."""
+
+    def names(self) -> list[str]:
+        """Return the models one by one; a comma may stand between them."""
+        parts = (piece.strip() for given in self.models for piece in given.split(","))
+        return list(dict.fromkeys(part for part in parts if part))
 
 
 @dataclass(frozen=True, kw_only=True)

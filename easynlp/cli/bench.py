@@ -1,11 +1,11 @@
-"""``easynlp bench speed|models|serve`` and ``easynlp demo``."""
+"""``easynlp bench speed|models|masked|serve`` and ``easynlp demo``."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from easynlp.benchmarks.settings import ModelsOptions, SpeedOptions
+from easynlp.benchmarks.settings import MaskedOptions, ModelsOptions, SpeedOptions
 from easynlp.cli.command import Command
 from easynlp.cli.deploy import JsonOption
 from easynlp.cli.output import say, say_json, say_rows, say_table
@@ -14,7 +14,7 @@ from easynlp.demo.settings import DemoOptions
 from easynlp.deployment.settings import LoadTestOptions
 from easynlp.errors import GateError
 
-__all__ = ["demo", "models", "serve", "speed"]
+__all__ = ["demo", "masked", "models", "serve", "speed"]
 
 
 def demo(tokens: Sequence[str]) -> Command:
@@ -41,6 +41,15 @@ def models(tokens: Sequence[str]) -> Command:
         "bench models", "Score models and floors on the official splits of FewCLUE tasks.",
         (ModelsOptions,), _models, recipe=True,
         after="Example: easynlp bench models --models tfidf-svm --models tiny-zh --tasks eprstmt",
+    )  # fmt: skip
+
+
+def masked(tokens: Sequence[str]) -> Command:
+    """Make the command."""
+    return Command(
+        "bench masked", "Score masked-LM heads on held-out text: characters guessed, by genre.",
+        (MaskedOptions,), _masked, recipe=True,
+        after="Example: easynlp bench masked --models random:tiny-zh,tiny-zh --data heldout/",
     )  # fmt: skip
 
 
@@ -88,6 +97,17 @@ def _models(options: ModelsOptions) -> None:
     say_table(models_table(report))
     if (probes := probe_table(report)) is not None:
         say_table(probes)
+
+
+def _masked(options: MaskedOptions) -> None:
+    prepare_process(options.threads)
+    from easynlp.benchmarks.masked import bench_masked, masked_table
+
+    report = bench_masked(options)
+    if options.json:
+        say_json(report)
+    else:
+        say_table(masked_table(report))
 
 
 def _serve(options: LoadTestOptions, output: JsonOption) -> None:

@@ -26,8 +26,13 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("easynlp.cli.deploy:serve", "Serve a run over HTTP."),
     "inspect": ("easynlp.cli.use:inspect", "Show what is in a run folder or a data file."),
     "pretrain": ("easynlp.cli.train:pretrain", "Pre-train an encoder from raw text."),
+    "models": ("easynlp.cli.models:listing", "List built-in and well-known models."),
+    "models check": ("easynlp.cli.models:check", "Say whether a masked-LM head is real."),
+    "models unpack": ("easynlp.cli.models:unpack", "Write a model as a plain folder."),
+    "models pack": ("easynlp.cli.models:pack", "Write a model with int8 rows."),
     "bench speed": ("easynlp.cli.bench:speed", "Time training and prediction beside transformers."),
     "bench models": ("easynlp.cli.bench:models", "Score models on the FewCLUE tasks."),
+    "bench masked": ("easynlp.cli.bench:masked", "Score masked-LM heads on held-out text."),
     "bench serve": ("easynlp.cli.bench:serve", "Load-test a server."),
 }
 """Name to (function that returns its `Command`, summary); imported only when meant."""

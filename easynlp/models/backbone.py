@@ -19,7 +19,7 @@ import transformers
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel
 
 from easynlp.errors import MissingExtra, ModelError, did_you_mean
-from easynlp.models.catalogue import canonical
+from easynlp.models.catalogue import aliases, canonical
 from easynlp.models.compact import COMPACT_KEY, is_compact, read_compact
 from easynlp.text.tokenizer import Tokenizer
 
@@ -249,7 +249,8 @@ def _find(name: str) -> Path:
     if not _is_hub_id(name):
         raise ModelError(
             f'no model "{name}": neither a built-in one ({", ".join(built_in)}), nor a local '
-            f"folder, nor a hub id such as hfl/rbt3.{did_you_mean(name, built_in)}"
+            f"folder, nor a hub id such as hfl/rbt3.{did_you_mean(name, [*built_in, *aliases()])} "
+            "Well-known ones: easynlp models"
         )
     return _from_hub(name)
 

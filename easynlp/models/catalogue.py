@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-__all__ = ["FAMILIES", "Entry", "canonical", "catalogue", "find_entry", "find_entries"]
+__all__ = ["FAMILIES", "Entry", "aliases", "canonical", "catalogue", "find_entries", "find_entry"]
 
 TABLE = Path(__file__).with_name("catalogue.json")
 BUILT_IN = Path(__file__).with_name("builtin")
@@ -112,11 +112,12 @@ def canonical(name: str) -> str:
         >>> canonical("bert-base-chinese"), canonical("runs/mine")
         ('google-bert/bert-base-chinese', 'runs/mine')
     """
-    return _aliases().get(name, name)
+    return aliases().get(name, name)
 
 
 @lru_cache(maxsize=1)
-def _aliases() -> dict[str, str]:
+def aliases() -> dict[str, str]:
+    """Return old and short names of models that do not come with the package, to hub names."""
     return {alias: e.model for e in catalogue() if not e.built_in for alias in e.aliases}
 
 
