@@ -65,7 +65,7 @@ def check_model(name: str) -> dict[str, Any]:
         "model": name,
         "folder": str(backbone.folder or backbone.home),
         "architecture": config.model_type,
-        "made_as": (config.architectures or [None])[0],
+        "made_as": (config.architectures or [""])[0],
         "parameters": size,
         "layers": getattr(config, "num_hidden_layers", None),
         "width": getattr(config, "hidden_size", None),
