@@ -38,6 +38,7 @@ log = logging.getLogger("easynlp")
 
 FOUR = ("eprstmt", "tnews", "csldcp", "iflytek")
 """The tasks of the headline mean: one text a row, from 2 to 119 classes."""
+HEADLINE = "four-task mean"
 
 
 @dataclass(frozen=True)
@@ -210,12 +211,12 @@ def _per_split(
     }
     tasks = list(dict.fromkeys(task for _, task in found))
     if len(tasks) > 1:
-        averaged = FOUR if set(FOUR) <= set(tasks) else tasks
+        averaged, name = (FOUR, HEADLINE) if set(FOUR) <= set(tasks) else (tasks, "mean of all")
         for contender in dict.fromkeys(contender for contender, _ in found):
             parts = [found.get((contender, task), {}) for task in averaged]
             shared = [split for split in parts[0] if all(split in part for part in parts)]
             if shared:
-                found[contender, f"mean of {len(averaged)}"] = {
+                found[contender, name] = {
                     split: sum(part[split] for part in parts) / len(parts) for split in shared
                 }
     return found
@@ -270,9 +271,15 @@ def _alike(one: str, other: str) -> bool:
 
 
 def _compared(contenders: Sequence[str]) -> list[str]:
-    """Return the last contender that is no probe, and the last probe, where there are any."""
-    both = ([name for name in contenders if name.startswith(PREFIX) == probe] for probe in (0, 1))
-    return [names[-1] for names in both if names]
+    """Return the last contender that is no probe, and the last probe, where there are any.
+
+    A floor is the measure of others: beside probes it is not compared itself.
+    """
+    probes = [name for name in contenders if name.startswith(PREFIX)]
+    others = [name for name in contenders if name not in probes]
+    if probes and others and others[-1] in CONTENDERS:
+        others = []
+    return [names[-1] for names in (others, probes) if names]
 
 
 def models_table(report: Mapping[str, Any]) -> Table:
@@ -338,7 +345,7 @@ def probe_table(report: Mapping[str, Any]) -> Table | None:
 def _rank(report: Mapping[str, Any], row: Mapping[str, Any]) -> tuple[bool, int]:
     """Order rows by task as they came, the mean last."""
     tasks = list(dict.fromkeys(each["task"] for each in report["scores"]))
-    return row["task"].startswith("mean of "), tasks.index(row["task"])
+    return row["task"] in (HEADLINE, "mean of all"), tasks.index(row["task"])
 
 
 def _percent(value: float | None) -> str:
