@@ -129,13 +129,14 @@ class PretrainConfig:
 
     corpus: tuple[str, ...]
     """Text files (a paragraph a line, blank lines between documents), or folders of them: .txt,
-    also .gz and .zst."""
+    also .gz and .zst; or what easynlp corpus build wrote."""
     output: str
     """Folder of the run; the model it ends with works as --model."""
     exclude: tuple[str, ...] = ()
     """Names of corpus files to leave out, without suffix."""
     heldout: tuple[str, ...] = ()
-    """Files of texts (one a line) the corpus must not show: such paragraphs are left out."""
+    """Files the corpus must not show, a line of a .txt or every string in a row of other formats:
+    paragraphs that share 30 characters in a row are left out."""
     heldout_rows: Steps = 256
     """Packed rows kept from training, to score masked accuracy on."""
     overwrite: bool = field(default=False, metadata=ONCE)
@@ -239,6 +240,8 @@ class PretrainConfig:
     """auto, cpu, cuda or cuda:1."""
     threads: Steps = 0
     """CPU threads; 0: as torch decides."""
+    workers: Count = 1
+    """Processes to tokenize the corpus with."""
     seed: Steps = 42
     """Same seed, corpus and machine: same weights."""
 

@@ -105,7 +105,8 @@ def _parameters(command: Command) -> list[inspect.Parameter]:
     found = []
     for name in command.positional:
         cls, each = fields.pop(name)
-        found.append(_parameter(name, str | None, about=_about(cls, each)))
+        hint = _token_type(_plain(hints(cls)[name]))  # a tuple takes all that follow
+        found.append(_parameter(name, hint, about=_about(cls, each)))
     groups = _Groups(command)
     for name, (cls, each) in fields.items():
         hint = _plain(hints(cls)[name])

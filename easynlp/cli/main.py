@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "models check": ("easynlp.cli.models:check", "Say whether a masked-LM head is real."),
     "models unpack": ("easynlp.cli.models:unpack", "Write a model as a plain folder."),
     "models pack": ("easynlp.cli.models:pack", "Write a model with int8 rows."),
+    "corpus build": ("easynlp.cli.corpus:build", "Clean, filter, de-duplicate, tokenize text."),
     "bench speed": ("easynlp.cli.bench:speed", "Time training and prediction beside transformers."),
     "bench models": ("easynlp.cli.bench:models", "Score models on the FewCLUE tasks."),
     "bench masked": ("easynlp.cli.bench:masked", "Score masked-LM heads on held-out text."),
@@ -38,7 +39,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
 """Name to (function that returns its `Command`, summary); imported only when meant."""
 
 ABOUT = "From a few labels and a pile of Chinese text to a small, fast, served NLP model."
-FAMILIES = {"bench": "Measure speed, models or a server."}
+FAMILIES = {
+    "bench": "Measure speed, models or a server.",
+    "corpus": "Make raw text a corpus for pre-training.",
+}
 """First words of two-word commands, for the list of commands."""
 
 

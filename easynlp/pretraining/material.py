@@ -12,7 +12,7 @@ import torch
 
 from easynlp.config import PretrainConfig
 from easynlp.data.sampling import Source
-from easynlp.errors import ConfigError, DataError
+from easynlp.errors import ConfigError
 from easynlp.pretraining.corpus import Heldout, documents, find_files
 from easynlp.pretraining.rows import MaskedRows, pack
 from easynlp.pretraining.segments import SegmentRows, Segments, encode_segments, write_segments
@@ -81,10 +81,11 @@ def prepare(config: PretrainConfig, device: torch.device) -> Material:
     files = find_files(config.corpus, config.exclude)
     tokenizer = _vocabulary(config, files, output)
     log.info("vocabulary: %d tokens", tokenizer.vocab_size)
+    heldout = Heldout.read(config.heldout) if config.heldout else None
     if config.rows == "packed":
         stats = pack(
             files, tokenizer, output / "rows", row_length=config.row_length,
-            heldout=_heldout(config), progress=log.info,
+            heldout=heldout, progress=log.info, workers=config.workers,
         )  # fmt: skip
         log.info("corpus: %s", stats)
         _similar_words(config, output / "rows" / "rows.bin", tokenizer, device)
@@ -92,7 +93,7 @@ def prepare(config: PretrainConfig, device: torch.device) -> Material:
     made = Path(config.cache) if config.cache else output
     texts = write_segments(
         files, made / "texts", longest=config.row_length - 2, per_file=config.per_file,
-        heldout=_heldout(config), seed=config.seed, progress=log.info,
+        heldout=heldout, seed=config.seed, progress=log.info,
     )  # fmt: skip
     encode_segments(texts, tokenizer, output / "tokens", config.row_length)
     log.info("corpus: %d texts", len(texts))
@@ -134,18 +135,6 @@ def _similar_words(
     if config.masking == "similar" and config.similar_words is None:
         path = Path(config.output) / FILE
         write_similar_words(tokens, tokenizer, path, model=config.similar_model, device=device)
-
-
-def _heldout(config: PretrainConfig) -> Heldout | None:
-    if not config.heldout:
-        return None
-    texts: list[str] = []
-    for name in config.heldout:
-        try:
-            texts += Path(name).read_text(encoding="utf-8").splitlines()
-        except OSError as error:
-            raise DataError(f"cannot read held-out texts: {error.strerror}", path=name) from error
-    return Heldout(texts)
 
 
 def _vocabulary(config: PretrainConfig, files: list[Path], output: Path) -> Tokenizer:

@@ -11,10 +11,9 @@ import torch
 
 from easynlp.atomic import write_folder
 from easynlp.config import PretrainConfig
-from easynlp.errors import DataError
 from easynlp.models.backbone import Backbone
 from easynlp.pretraining.objectives import OBJECTIVES, START
-from easynlp.pretraining.vocabulary import SPECIAL, save_vocabulary, train_vocabulary
+from easynlp.pretraining.vocabulary import read_vocabulary, save_vocabulary, train_vocabulary
 from easynlp.pretraining.vocabulary_transfer import (
     count_tokens,
     cut_vocabulary,
@@ -92,11 +91,7 @@ def make_tokenizer(
 
 def _given(path: str, extra: Sequence[str]) -> list[str]:
     """Return the tokens of a vocabulary file, sentinels it lacks added."""
-    if not Path(path).is_file():
-        raise DataError("no such vocabulary file", path=path)
-    tokens = Path(path).read_text(encoding="utf-8").rstrip("\n").split("\n")
-    if missing := [token for token in SPECIAL if token not in tokens]:
-        raise DataError(f"no vocabulary: {', '.join(missing)} missing", path=path)
+    tokens = read_vocabulary(Path(path))
     return tokens + [token for token in extra if token not in tokens]
 
 

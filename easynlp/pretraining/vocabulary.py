@@ -8,7 +8,9 @@ from pathlib import Path
 from tokenizers import Tokenizer as Backend
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
-__all__ = ["SPECIAL", "save_vocabulary", "train_vocabulary"]
+from easynlp.errors import DataError
+
+__all__ = ["SPECIAL", "read_vocabulary", "save_vocabulary", "train_vocabulary"]
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 """Tokens every vocabulary must have."""
@@ -43,6 +45,20 @@ def train_vocabulary(
     backend.train_from_iterator(texts, trainer)
     vocabulary = backend.get_vocab()
     return sorted(vocabulary, key=lambda token: vocabulary[token])
+
+
+def read_vocabulary(path: Path) -> list[str]:
+    """Return the tokens of a ``vocab.txt``.
+
+    Raises:
+        DataError: If the file is missing or a special token is not in it.
+    """
+    if not path.is_file():
+        raise DataError("no such vocabulary file", path=str(path))
+    tokens = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+    if missing := [token for token in SPECIAL if token not in tokens]:
+        raise DataError(f"no vocabulary: {', '.join(missing)} missing", path=str(path))
+    return tokens
 
 
 def save_vocabulary(

@@ -9,7 +9,7 @@ import numpy as np
 
 from easynlp.errors import MissingExtra
 
-__all__ = ["word_ids"]
+__all__ = ["word_ids", "word_lengths"]
 
 
 @lru_cache(maxsize=1)
@@ -21,6 +21,16 @@ def _segmenter() -> Any:
     return rjieba.Jieba()
 
 
+def word_lengths(text: str) -> list[int]:
+    """Return the characters of each word of a text; their sum is that of the text.
+
+    Example:
+        >>> word_lengths("我喜欢北京")
+        [1, 2, 2]
+    """
+    return list(map(len, _segmenter().cut(text)))
+
+
 def word_ids(text: str) -> np.ndarray:
     """Return the number of the word each character belongs to, shape (len(text),) int32.
 
@@ -28,5 +38,5 @@ def word_ids(text: str) -> np.ndarray:
         >>> word_ids("我喜欢北京").tolist()
         [0, 1, 1, 2, 2]
     """
-    lengths = np.fromiter((len(word) for word in _segmenter().cut(text)), np.int32)
+    lengths = word_lengths(text)
     return np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)

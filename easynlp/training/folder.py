@@ -19,7 +19,9 @@ from easynlp.models.heads import core
 
 __all__ = ["check_folder", "claim_folder", "save_weights"]
 
-_FREE = frozenset({"resume", "overwrite", "threads", "log_every", "save_every", "output", "device"})
+_FREE = frozenset(
+    {"resume", "overwrite", "threads", "workers", "log_every", "save_every", "output", "device"}
+)
 """Options that may differ when a run is resumed: they do not change the numbers."""
 
 
