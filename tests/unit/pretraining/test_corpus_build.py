@@ -159,15 +159,15 @@ class Killed(BaseException):
 @pytest.mark.parametrize(
     ("place", "after"),
     [("building.sift", 3), ("building._mark_duplicates", 0), ("building.keep", 4),
-     ("rows._tokenize_file", 3), ("rows._join", 0), ("building.write_json", 3)],
+     ("packing._tokenize_file", 3), ("packing._join", 0), ("building.write_json", 3)],
 )  # fmt: skip
 def test_interrupted_anywhere_and_resumed_it_ends_the_same(
     built, config, tmp_path, monkeypatch, place, after
 ) -> None:
-    from easynlp.pretraining import rows
+    from easynlp.pretraining import packing
 
     module, _, name = place.partition(".")
-    owner = {"building": building, "rows": rows}[module]
+    owner = {"building": building, "packing": packing}[module]
     real, calls = getattr(owner, name), []
 
     def dying(*arguments, **named):
@@ -240,13 +240,13 @@ def test_pretraining_takes_the_rows_of_a_corpus_as_they_are(
 def test_packing_in_processes_and_in_pieces_gives_the_same_rows(
     built, tmp_path, monkeypatch
 ) -> None:
-    from easynlp.pretraining import rows
+    from easynlp.pretraining import packing
 
     output, _ = built
     files, tokenizer = find_files([output])[:5], Tokenizer.load(output / "tokenizer")
     straight = pack(files, tokenizer, tmp_path / "a", row_length=32)
     assert pack(files, tokenizer, tmp_path / "b", row_length=32, workers=2) == straight
-    monkeypatch.setattr(rows, "BLOCK", 50)
+    monkeypatch.setattr(packing, "BLOCK", 50)
     assert pack(files, tokenizer, tmp_path / "c", row_length=32) == straight
     first = (tmp_path / "a" / "rows.bin").read_bytes()
     assert (tmp_path / "b" / "rows.bin").read_bytes() == first
