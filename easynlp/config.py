@@ -27,6 +27,7 @@ Positive = Annotated[float, Range(0, above=True)]
 NotNegative = Annotated[float, Range(0)]
 Share = Annotated[float, Range(0, 1)]
 Precision = Literal["auto", "bf16", "fp32"]
+Optimizer = Literal["adamw", "lamb"]
 Schedule = Literal["linear", "cosine", "constant"]
 ONCE = {"once": True}
 
@@ -93,6 +94,11 @@ class TrainConfig(DataOptions):
     """Most tokens, padding included, in one forward pass; larger batches are cut up."""
     accumulate: Count = 1
     """Cut every step into at least this many forward passes, to save memory."""
+    activation_checkpointing: bool = False
+    """Compute activations again in the backward pass to save memory: same result, a third more
+    time."""
+    optimizer: Optimizer = "adamw"
+    """adamw; or lamb for very large batches, at --lr of about 0.001 to 0.01."""
     lr: Positive = 1e-4
     """Peak learning rate: 1e-4 to 5e-4 suits small models, 1e-5 to 5e-5 large ones."""
     dropout: Share | None = None
@@ -216,6 +222,11 @@ class PretrainConfig:
     """Rows of one optimizer step."""
     accumulate: Count = 1
     """Cut every step into at least this many forward passes, to save memory."""
+    activation_checkpointing: bool = False
+    """Compute activations again in the backward pass to save memory: same result, a third more
+    time."""
+    optimizer: Optimizer = "adamw"
+    """adamw; or lamb for very large batches, at --lr of about 0.001 to 0.01."""
     lr: Positive = 1e-3
     """Peak learning rate."""
     weight_decay: NotNegative = 0.01

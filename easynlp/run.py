@@ -111,7 +111,9 @@ def fit_options(config: TrainConfig, rows: int, precision: str) -> FitOptions:
     return FitOptions(
         steps=config.steps or max(1, round(config.epochs * per_epoch)),
         batch_size=config.batch_size, batch_tokens=config.batch_tokens,
-        accumulate=config.accumulate, lr=config.lr, weight_decay=config.weight_decay,
+        accumulate=config.accumulate,
+        activation_checkpointing=config.activation_checkpointing, optimizer=config.optimizer,
+        lr=config.lr, weight_decay=config.weight_decay,
         schedule=config.schedule, warmup=config.warmup, max_grad_norm=config.max_grad_norm,
         precision=precision, eval_every=config.eval_every or per_epoch, patience=config.patience,
         seed=config.seed,

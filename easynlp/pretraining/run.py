@@ -161,7 +161,9 @@ def _fit_options(config: PretrainConfig, rows: int, precision: str) -> FitOption
     return FitOptions(
         steps=config.steps or max(1, round(config.epochs * per_epoch)),
         batch_size=config.batch_size, batch_tokens=config.batch_size * config.row_length,
-        accumulate=config.accumulate, lr=config.lr, weight_decay=config.weight_decay,
+        accumulate=config.accumulate,
+        activation_checkpointing=config.activation_checkpointing, optimizer=config.optimizer,
+        lr=config.lr, weight_decay=config.weight_decay,
         beta2=config.beta2, schedule=config.schedule, warmup=config.warmup,
         max_grad_norm=config.max_grad_norm, precision=precision, eval_every=config.eval_every,
         seed=config.seed,

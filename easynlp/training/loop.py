@@ -2,7 +2,7 @@
 
 It knows no file, no task by name and no method. One optimizer step is: one forward a
 micro-batch, each of the plan's terms divided by its number of targets of the whole step (over
-accumulation and processes), their weighted sum, one clip, one AdamW update.
+accumulation and processes), their weighted sum, one clip, one update of the weights.
 
 Nothing random survives a step: dropout is reseeded from (seed, step, rank) and the order of
 rows from (seed, epoch), so resuming needs weights, optimizer moments and a step number.
@@ -23,7 +23,8 @@ import torch
 from easynlp.data.sampling import Sampler, Source, micro_batches
 from easynlp.distributed import World, all_sum, no_sync, wrap
 from easynlp.errors import RunError
-from easynlp.training.optim import adamw
+from easynlp.training.memory import checkpoint_activations
+from easynlp.training.optim import make_optimizer
 from easynlp.training.plan import Pass, Plan
 from easynlp.training.precision import autocast
 from easynlp.training.schedule import factor
@@ -39,6 +40,7 @@ class FitOptions:
     batch_size: int = 32
     batch_tokens: int = 16384
     accumulate: int = 1
+    optimizer: str = "adamw"
     lr: float = 5e-5
     weight_decay: float = 0.01
     beta2: float = 0.999
@@ -46,6 +48,7 @@ class FitOptions:
     warmup: float = 0.1
     max_grad_norm: float = 1.0
     precision: str = "fp32"
+    activation_checkpointing: bool = False
     eval_every: int = 0
     patience: int = 0
     seed: int = 42
@@ -113,15 +116,20 @@ def fit(
         evaluate: Returns scores on dev; called every ``eval_every`` steps and at the end.
 
     Raises:
+        ConfigError: If there is no such optimizer.
+        ModelError: If activation checkpointing is asked of a model without it.
         RunError: If the loss is not finite.
     """
     world = world or World()
     model = plan.model.to(device)
+    if options.activation_checkpointing:
+        checkpoint_activations(model)
     wrapped = wrap(model, world)
     forward = make_forward(wrapped, options.precision, device)
-    state.optimizer = adamw(
-        model, lr=options.lr, weight_decay=options.weight_decay, betas=(0.9, options.beta2)
-    )
+    state.optimizer = make_optimizer(
+        options.optimizer, model, lr=options.lr, weight_decay=options.weight_decay,
+        betas=(0.9, options.beta2),
+    )  # fmt: skip
     if state.pending is not None:
         restore_optimizer(state.optimizer, state.pending)
         state.pending = None
