@@ -29,6 +29,7 @@ from easynlp.training.loop import FitOptions, make_forward, to_tensors
 from easynlp.training.plan import Pass, Plan, task_term
 from easynlp.training.precision import pick_device, resolve_precision
 from easynlp.training.session import Habits, train_to_folder
+from easynlp.training.throughput import throughput_of_run
 
 __all__ = ["pretrain", "save_model_folder"]
 
@@ -84,7 +85,13 @@ def pretrain(config: PretrainConfig) -> Path:
         options = _fit_options(config, len(learned), resolve_precision(config.precision, device))
         train_to_folder(
             plan, source, options, output, device=device, world=world,
-            habits=Habits(config.save_every, config.log_every, config.resume),
+            habits=Habits(
+                config.save_every, config.log_every, config.resume,
+                throughput=throughput_of_run(
+                    plan.model, source.lengths, output, device=device,
+                    precision=options.precision, predicted=config.mask_rate, world=world,
+                ),
+            ),
             evaluate=lambda: _score(plan, score_rows, options, device),
         )  # fmt: skip
         if world.is_main:

@@ -78,6 +78,7 @@ class Event:
         scores: What `evaluate` returned, if this was an evaluation step.
         is_best: The scores are the best so far.
         stop: Early stopping ends the run with this event.
+        seconds: What the step took, data included, evaluation not.
     """
 
     step: int
@@ -90,6 +91,7 @@ class Event:
     scores: Mapping[str, float] | None = None
     is_best: bool = False
     stop: bool = False
+    seconds: float = 0.0
 
 
 def fit(
@@ -158,7 +160,7 @@ def fit(
         )  # fmt: skip
         state.step += 1
         state.tokens += tokens
-        speed = tokens / (time.perf_counter() - started)
+        seconds = time.perf_counter() - started
         scores: Mapping[str, float] | None = None
         is_best = stop = False
         if evaluate is not None and _is_eval_step(state.step, options):
@@ -166,8 +168,8 @@ def fit(
             scores = evaluate()
             is_best, stop = _judge(scores[plan.task.metric], state, options)
         yield Event(
-            state.step, options.steps, state.step / per_epoch, losses, lr, norm, speed,
-            scores, is_best, stop,
+            state.step, options.steps, state.step / per_epoch, losses, lr, norm,
+            tokens / seconds, scores, is_best, stop, seconds,
         )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 import time
+from collections import deque
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,10 +17,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from easynlp.atomic import write_text
 from easynlp.errors import RunError
 from easynlp.training.loop import Event
+from easynlp.training.throughput import Throughput
 
 __all__ = ["Reporter", "drop_later_lines"]
 
 log = logging.getLogger("easynlp")
+RECENT_STEPS = 20
+"""Steps over which live figures are means."""
 QUIET_SECONDS = 20.0
 """Where standard error is no terminal, a line of progress is written this often."""
 
@@ -32,10 +36,21 @@ class Reporter:
         first_step: Steps already done; later lines of an earlier try are dropped.
         every: Steps between lines in ``metrics.jsonl``; evaluations are always written.
         show: Show progress on standard error.
+        throughput: Makes a share of the machine's peak of tokens a second.
     """
 
-    def __init__(self, folder: Path | None, *, first_step: int, every: int, show: bool) -> None:
+    def __init__(
+        self,
+        folder: Path | None,
+        *,
+        first_step: int,
+        every: int,
+        show: bool,
+        throughput: Throughput | None = None,
+    ) -> None:
         self.folder, self.first_step, self.every, self.show = folder, first_step, every, show
+        self.throughput = throughput
+        self._recent: deque[tuple[float, float]] = deque(maxlen=RECENT_STEPS)
         self._progress: Progress | None = None
         self._said = 0.0
         self._file: Any = None
@@ -72,6 +87,7 @@ class Reporter:
 
     def report(self, event: Event) -> None:
         """Show and write one event."""
+        self._recent.append((event.tokens_per_second * event.seconds, event.seconds))
         last = event.step == event.steps or event.stop
         if self._file is not None and (
             event.scores is not None or last or event.step % self.every == 0
@@ -85,6 +101,16 @@ class Reporter:
         if self.show:
             self._show(event, last)
 
+    def _speed(self, throughput: Throughput) -> dict[str, float]:
+        """Return means over the last steps: a single one is at the mercy of the machine."""
+        tokens, seconds = (sum(part) for part in zip(*self._recent, strict=True))
+        speed = tokens / seconds
+        return {
+            "steps_per_second": len(self._recent) / seconds,
+            "tokens_per_second": speed,
+            "peak_share": throughput.share(speed),
+        }
+
     def _write(self, event: Event) -> None:
         line: dict[str, Any] = {
             "step": event.step,
@@ -94,6 +120,8 @@ class Reporter:
             "grad_norm": round(event.grad_norm, 5),
             "tokens_per_second": round(event.tokens_per_second, 1),
         }
+        if self.throughput is not None:
+            line |= {name: round(value, 4) for name, value in self._speed(self.throughput).items()}
         if event.scores is not None:
             line |= {"scores": dict(event.scores), "is_best": event.is_best}
         self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
@@ -109,6 +137,12 @@ class Reporter:
     def _show(self, event: Event, last: bool) -> None:
         losses = " ".join(f"{name} {value:.4f}" for name, value in event.losses.items())
         text = f"{losses}  {event.tokens_per_second:,.0f} tokens/s"
+        if self.throughput is not None:
+            speed = self._speed(self.throughput)
+            text = (
+                f"{losses}  {speed['steps_per_second']:.2f} steps/s  "
+                f"{speed['tokens_per_second']:,.0f} tokens/s  {speed['peak_share']:.0%} of peak"
+            )
         if event.scores is not None:
             scores = " ".join(f"{name} {value:.4f}" for name, value in event.scores.items())
             text = f"dev {scores}{' (best)' if event.is_best else ''}  {text}"

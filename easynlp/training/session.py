@@ -19,6 +19,7 @@ from easynlp.training.checkpoint import Checkpoints
 from easynlp.training.loop import FitOptions, State, fit
 from easynlp.training.plan import Plan
 from easynlp.training.reporting import Reporter
+from easynlp.training.throughput import Throughput
 
 __all__ = ["Habits", "train_to_folder"]
 
@@ -34,6 +35,8 @@ class Habits:
     log_every: int = 10
     resume: bool = False
     show: bool = True
+    throughput: Throughput | None = None
+    """Reports the share of the machine's peak."""
 
 
 def train_to_folder(
@@ -74,7 +77,7 @@ def train_to_folder(
     main = world.is_main
     reporter = Reporter(
         folder if main else None, first_step=state.step, every=habits.log_every,
-        show=habits.show and main,
+        show=habits.show and main, throughput=habits.throughput,
     )  # fmt: skip
     with Signals() as signals, reporter:
         for event in fit(
