@@ -9,7 +9,7 @@ from typing import Annotated
 from easynlp.errors import ConfigError
 from easynlp.options import Range
 
-__all__ = ["MaskedOptions", "ModelsOptions", "SpeedOptions"]
+__all__ = ["MaskedOptions", "ModelsOptions", "PretrainOptions", "SpeedOptions"]
 
 FLOORS = ("majority", "tfidf-svm")
 """Contenders that are no models."""
@@ -160,3 +160,40 @@ class SpeedOptions:
     """File to write the report to, as JSON."""
     json: bool = False
     """Print the report as JSON in place of the tables."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainOptions:
+    """Options of ``easynlp bench pretrain``."""
+
+    corpus: tuple[str, ...] = ()
+    """Text files (a paragraph a line, blank lines between documents), or folders of them; by
+    default the demo's reviews."""
+    characters: Count = 500_000
+    """Most characters to take of the corpus."""
+    vocabulary: str = "tiny-zh"
+    """The model whose tokenizer both sides use."""
+    layers: Count = 4
+    """Depth of the encoder."""
+    hidden_size: Count = 256
+    """Width of the encoder; a multiple of the heads."""
+    heads: Count = 4
+    """Attention heads."""
+    ffn: Annotated[int, Range(0)] = 0
+    """Width of the feed-forward layers; 0: four times the encoder's."""
+    row_length: Annotated[int, Range(8, 512)] = 128
+    """Tokens of a training row, for both sides."""
+    mask_rate: Annotated[float, Range(0.01, 0.9)] = 0.15
+    """Share of the tokens to predict, for both sides."""
+    batch_size: Count = 32
+    """Rows of a training step."""
+    steps: Count = 5
+    """Training steps of a round."""
+    rounds: Annotated[int, Range(2)] = 5
+    """Timed rounds; sides take turns within each. One more round before them is not counted."""
+    threads: Count = 1
+    """CPU threads, the same for both sides."""
+    output: str | None = None
+    """File to write the report to, as JSON."""
+    json: bool = False
+    """Print the report as JSON in place of the table."""

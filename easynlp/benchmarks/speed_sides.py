@@ -4,6 +4,7 @@ A side is a worker (``python -m easynlp.benchmarks.speed_sides SIDE``) that read
 command a line and answers one JSON line: first a setup, then trainings and predictions, each
 timed inside the worker. Own processes, because allocator settings and thread pools are of a
 process: ours tunes the allocator as the command line does, transformers keeps what it has.
+`Worker` and `serve` are those of every benchmark with sides.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any, Protocol
 
 from easynlp.errors import RunError
 
-__all__ = ["ALLOCATOR", "SIDES", "Setup", "Side", "Worker", "main"]
+__all__ = ["ALLOCATOR", "SIDES", "Setup", "Side", "Worker", "serve"]
 
 ALLOCATOR = {
     "MALLOC_MMAP_MAX_": "0",
@@ -177,15 +178,14 @@ class TransformersSide:
             default_data_collator,
         )
 
-        tokens = 0
+        tokens: list[int] = []
         collate = (
             DataCollatorWithPadding(self._tokenizer) if arm == "longest" else default_data_collator
         )
 
         def counting(features: list[dict[str, Any]]) -> Any:
-            nonlocal tokens
             batch = collate(features)
-            tokens += int(batch["attention_mask"].sum())
+            tokens.append(int(batch["attention_mask"].sum()))
             return batch
 
         arguments = TrainingArguments(
@@ -199,7 +199,9 @@ class TransformersSide:
         trainer.remove_callback(PrinterCallback)
         started = time.perf_counter()
         trainer.train()
-        return {"tokens": tokens, "seconds": time.perf_counter() - started}
+        seconds = time.perf_counter() - started
+        # One batch more is collated, ahead, than trained on.
+        return {"tokens": sum(tokens[: self.setup.steps]), "seconds": seconds}
 
     def predict(self, arm: str, texts: Sequence[str], batch_size: int) -> dict[str, Any]:
         """Label texts with ``transformers.pipeline``."""
@@ -229,13 +231,18 @@ class Worker:
     """A side running in its own process; a context manager.
 
     Args:
-        side: Key of `SIDES`.
-        setup: What to work on.
+        side: Key of the sides the module serves.
+        setup: What to work on: a dataclass of plain values, ``threads`` among them.
         environment: Variables to set for the process, beside the numbers of threads.
+        module: Whose sides; run as a program it must call `serve`.
     """
 
     def __init__(
-        self, side: str, setup: Setup, environment: Mapping[str, str] | None = None
+        self,
+        side: str,
+        setup: Any,
+        environment: Mapping[str, str] | None = None,
+        module: str = "easynlp.benchmarks.speed_sides",
     ) -> None:
         self.side = side
         threads = str(setup.threads)
@@ -246,7 +253,7 @@ class Worker:
             "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error",
         }  # fmt: skip
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "easynlp.benchmarks.speed_sides", side],
+            [sys.executable, "-m", module, side],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**own, **(environment or {})},
             text=True, encoding="utf-8",
         )  # fmt: skip
@@ -292,25 +299,36 @@ class Worker:
             self._process.wait()
 
 
-def answer(side: Side | None, name: str, request: dict[str, Any]) -> tuple[Side | None, Any]:
+def answer(
+    side: Any,
+    name: str,
+    request: dict[str, Any],
+    sides: Mapping[str, Callable[[Any], Any]] = SIDES,
+    setup: Callable[..., Any] = Setup,
+) -> tuple[Any, Any]:
     """Do one command; return the side (made by ``setup``) and what to answer."""
     command = request.pop("command")
     if command == "setup":
-        return SIDES[name](Setup(**request["setup"])), {}
+        return sides[name](setup(**request["setup"])), {}
     assert side is not None, "setup comes first"
     return side, getattr(side, command)(**request)
 
 
-def main() -> None:
-    """Serve commands from standard input until it ends."""
+def serve(sides: Mapping[str, Callable[[Any], Any]], setup: Callable[..., Any]) -> None:
+    """Serve commands from standard input until it ends.
+
+    Args:
+        sides: Names to what makes a side of a setup.
+        setup: The class of setups.
+    """
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever a library prints is no answer
     logging.disable(logging.WARNING)
-    side: Side | None = None
+    side: Any = None
     for line in sys.stdin:
         found: Any
         try:
-            side, found = answer(side, sys.argv[1], json.loads(line))
+            side, found = answer(side, sys.argv[1], json.loads(line), sides, setup)
         except Exception as error:  # the other process decides what to do about it
             found = {"error": f"{type(error).__name__}: {error}"}
         answers.write(json.dumps(found) + "\n")
@@ -318,4 +336,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    serve(SIDES, Setup)

@@ -1,11 +1,11 @@
-"""``easynlp bench speed|models|masked|serve`` and ``easynlp demo``."""
+"""``easynlp bench speed|pretrain|models|masked|serve`` and ``easynlp demo``."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from easynlp.benchmarks.settings import MaskedOptions, ModelsOptions, SpeedOptions
+from easynlp.benchmarks.settings import MaskedOptions, ModelsOptions, PretrainOptions, SpeedOptions
 from easynlp.cli.command import Command
 from easynlp.cli.deploy import JsonOption
 from easynlp.cli.output import say, say_json, say_rows, say_table
@@ -14,7 +14,7 @@ from easynlp.demo.settings import DemoOptions
 from easynlp.deployment.settings import LoadTestOptions
 from easynlp.errors import GateError
 
-__all__ = ["demo", "masked", "models", "serve", "speed"]
+__all__ = ["demo", "masked", "models", "pretrain", "serve", "speed"]
 
 
 def demo(tokens: Sequence[str]) -> Command:
@@ -32,6 +32,16 @@ def speed(tokens: Sequence[str]) -> Command:
         "bench speed",
         "Time training and prediction beside transformers: same weights, same texts, in turns.",
         (SpeedOptions,), _speed, recipe=True,
+    )  # fmt: skip
+
+
+def pretrain(tokens: Sequence[str]) -> Command:
+    """Make the command."""
+    return Command(
+        "bench pretrain",
+        "Time pre-training beside the transformers Trainer: same model, same text, in turns.",
+        (PretrainOptions,), _pretrain, recipe=True,
+        after="Example: easynlp bench pretrain --layers 6 --hidden-size 384 --heads 6",
     )  # fmt: skip
 
 
@@ -84,6 +94,17 @@ def _speed(options: SpeedOptions) -> None:
     else:
         for table in speed_tables(report):
             say_table(table)
+
+
+def _pretrain(options: PretrainOptions) -> None:
+    prepare_process(options.threads)
+    from easynlp.benchmarks.pretrain import bench_pretrain, pretrain_table
+
+    report = bench_pretrain(options)
+    if options.json:
+        say_json(report)
+    else:
+        say_table(pretrain_table(report))
 
 
 def _models(options: ModelsOptions) -> None:

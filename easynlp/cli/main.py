@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "models pack": ("easynlp.cli.models:pack", "Write a model with int8 rows."),
     "corpus build": ("easynlp.cli.corpus:build", "Clean, filter, de-duplicate, tokenize text."),
     "bench speed": ("easynlp.cli.bench:speed", "Time training and prediction beside transformers."),
+    "bench pretrain": ("easynlp.cli.bench:pretrain", "Time pre-training beside transformers."),
     "bench models": ("easynlp.cli.bench:models", "Score models on the FewCLUE tasks."),
     "bench masked": ("easynlp.cli.bench:masked", "Score masked-LM heads on held-out text."),
     "bench serve": ("easynlp.cli.bench:serve", "Load-test a server."),
