@@ -3,7 +3,8 @@
 Both sides get the same random weights, paragraphs, tokenizer, row length, mask rate, steps and
 threads, and take turns within every round; ratios are taken round by round and come with a
 bootstrap interval. The machine's matmul peak is measured in every round too, and the share of
-it counts the FLOPs masked language modeling needs for real tokens, for both sides alike.
+it counts the FLOPs masked language modeling needs for real tokens, for both sides alike. With
+one thread all times are the processor's, so that other programs on the machine do not count.
 """
 
 from __future__ import annotations
