@@ -82,6 +82,8 @@ def pretrain(config: PretrainConfig) -> Path:
         learned = np.setdiff1d(np.arange(material.count), kept)
         task: Any = plan.task
         source, score_rows = (material.source(task, chosen) for chosen in (learned, kept))
+        # ELECTRA's two encoders and T5's two lengths are not counted: no share of the peak there.
+        predicted = {"mlm": config.mask_rate, "causal": 1.0}.get(config.objective or "mlm")
         options = _fit_options(config, len(learned), resolve_precision(config.precision, device))
         train_to_folder(
             plan, source, options, output, device=device, world=world,
@@ -89,8 +91,8 @@ def pretrain(config: PretrainConfig) -> Path:
                 config.save_every, config.log_every, config.resume,
                 throughput=throughput_of_run(
                     plan.model, source.lengths, output, device=device,
-                    precision=options.precision, predicted=config.mask_rate, world=world,
-                ),
+                    precision=options.precision, predicted=predicted, world=world,
+                ) if predicted else None,
             ),
             evaluate=lambda: _score(plan, score_rows, options, device),
         )  # fmt: skip

@@ -101,15 +101,14 @@ class Reporter:
         if self.show:
             self._show(event, last)
 
-    def _speed(self, throughput: Throughput) -> dict[str, float]:
+    def _speed(self) -> dict[str, float]:
         """Return means over the last steps: a single one is at the mercy of the machine."""
         tokens, seconds = (sum(part) for part in zip(*self._recent, strict=True))
         speed = tokens / seconds
-        return {
-            "steps_per_second": len(self._recent) / seconds,
-            "tokens_per_second": speed,
-            "peak_share": throughput.share(speed),
-        }
+        found = {"tokens_per_second": speed, "steps_per_second": len(self._recent) / seconds}
+        if self.throughput is not None:
+            found["peak_share"] = self.throughput.share(speed)
+        return found
 
     def _write(self, event: Event) -> None:
         line: dict[str, Any] = {
@@ -118,10 +117,8 @@ class Reporter:
             "losses": {name: round(value, 6) for name, value in event.losses.items()},
             "lr": event.lr,
             "grad_norm": round(event.grad_norm, 5),
-            "tokens_per_second": round(event.tokens_per_second, 1),
+            **{name: round(value, 4) for name, value in self._speed().items()},
         }
-        if self.throughput is not None:
-            line |= {name: round(value, 4) for name, value in self._speed(self.throughput).items()}
         if event.scores is not None:
             line |= {"scores": dict(event.scores), "is_best": event.is_best}
         self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
@@ -136,13 +133,13 @@ class Reporter:
 
     def _show(self, event: Event, last: bool) -> None:
         losses = " ".join(f"{name} {value:.4f}" for name, value in event.losses.items())
-        text = f"{losses}  {event.tokens_per_second:,.0f} tokens/s"
-        if self.throughput is not None:
-            speed = self._speed(self.throughput)
-            text = (
-                f"{losses}  {speed['steps_per_second']:.2f} steps/s  "
-                f"{speed['tokens_per_second']:,.0f} tokens/s  {speed['peak_share']:.0%} of peak"
-            )
+        speed = self._speed()
+        text = (
+            f"{losses}  {speed['steps_per_second']:.2f} steps/s  "
+            f"{speed['tokens_per_second']:,.0f} tokens/s"
+        )
+        if "peak_share" in speed:
+            text += f"  {speed['peak_share']:.0%} of peak"
         if event.scores is not None:
             scores = " ".join(f"{name} {value:.4f}" for name, value in event.scores.items())
             text = f"dev {scores}{' (best)' if event.is_best else ''}  {text}"

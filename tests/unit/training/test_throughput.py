@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AlbertConfig, AlbertForMaskedLM, BertConfig, BertForMaskedLM
+from transformers import (
+    AlbertConfig,
+    AlbertForMaskedLM,
+    BertConfig,
+    BertForMaskedLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+)
 
 from easynlp.models.heads import MaskedPositions
 from easynlp.training import throughput
@@ -28,6 +35,8 @@ def models():
     recurrent = AlbertConfig(**SHAPE, embedding_size=16, num_hidden_groups=1, inner_group_num=2)
     recurrent.num_hidden_layers = 3  # a stack of two layers, three times
     yield "albert", AlbertForMaskedLM(recurrent)
+    small = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 32}
+    yield "gpt2", GPT2LMHeadModel(GPT2Config(vocab_size=90, attn_implementation="eager", **small))
 
 
 @pytest.mark.parametrize(("name", "model"), models(), ids=lambda value: str(value)[:6])
@@ -35,11 +44,13 @@ def test_flops_are_those_pytorch_counts(name, model) -> None:
     rows, length, holes = 3, 20, 9
     ids = torch.randint(5, 90, (rows, length))
     counter = FlopCounterMode(display=False)
+    everywhere = name == "gpt2"
     with counter:
-        output = MaskedPositions(model)(ids, torch.arange(holes))
+        output = model(ids) if everywhere else MaskedPositions(model)(ids, torch.arange(holes))
         output.logits.sum().backward()
     lengths = np.full(rows, length, np.int32)
-    counted = flops_per_token(MaskedPositions(model), lengths, predicted=holes / (rows * length))
+    predicted = 1.0 if everywhere else holes / (rows * length)
+    counted = flops_per_token(model, lengths, predicted=predicted)
     assert counted * rows * length == pytest.approx(counter.get_total_flops(), rel=1e-6)
 
 
@@ -79,3 +90,14 @@ def test_metrics_hold_the_mean_speed_and_its_share_of_the_peak(tmp_path) -> None
     assert last["steps_per_second"] == 1.0
     assert last["tokens_per_second"] == 100.0
     assert last["peak_share"] == 0.05
+
+
+def test_without_a_counted_model_there_is_a_speed_and_no_share(tmp_path) -> None:
+    with Reporter(tmp_path, first_step=0, every=1, show=False) as reporter:
+        reporter.report(
+            Event(1, 1, epoch=1.0, losses={"loss": 1.0}, lr=1e-3, grad_norm=1.0,
+                  tokens_per_second=50.0, seconds=2.0)
+        )  # fmt: skip
+    line = json.loads((tmp_path / "metrics.jsonl").read_text(encoding="utf-8"))
+    assert (line["steps_per_second"], line["tokens_per_second"]) == (0.5, 50.0)
+    assert "peak_share" not in line
