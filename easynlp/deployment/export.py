@@ -7,7 +7,7 @@ import importlib.util
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -174,18 +174,22 @@ def _fill(
     force: bool,
 ) -> Report:
     """Write model, tokenizer and description into a folder; return the report on it."""
+    from easynlp.deployment.fuse import fuse_attention, select_early
     from easynlp.deployment.parity import agreement, largest_difference, shape_batches
 
     eager, task = pipeline.model, pipeline.task
     assert isinstance(eager, TorchModel)
     inputs = _input_names(pipeline, examples)
     log.info("tracing the model (%s) ...", ", ".join(inputs))
-    graph = _trace(eager, inputs)
     plain = folder / MODELS["onnx"]
-    _save(graph, plain)
     longest = int(getattr(task.config, "max_length", 512))
-    batches = shape_batches(inputs, tokenizer.vocab_size, longest)
-    difference = largest_difference(eager, OnnxModel(plain), batches)
+    batches = [*shape_batches(inputs, tokenizer.vocab_size, longest)]
+
+    def differ(path: Path) -> float:
+        return largest_difference(eager, OnnxModel(path), batches)
+
+    graph = _trace(eager, inputs)
+    graph, difference = _lighter(graph, select_early, plain, differ)
     log.info("fp32 ONNX differs from torch by at most %.1e", difference)
     _gate(
         difference <= TOLERANCE, force,
@@ -197,6 +201,9 @@ def _fill(
         from easynlp.deployment.quantize import quantize
 
         path = folder / MODELS["int8"]
+        fused = folder / "fused.onnx"
+        graph, _ = _lighter(graph, fuse_attention, fused, differ)
+        fused.unlink()
         quantize(graph, path)
         plain.unlink()
         features = pipeline.encode(examples)
@@ -297,7 +304,29 @@ def _trace(model: TorchModel, inputs: Sequence[str]) -> onnx.ModelProto:
     return graph
 
 
-def _save(graph: onnx.ModelProto, path: Path) -> None:
+def _lighter(
+    graph: onnx.ModelProto,
+    rewrite: Callable[[onnx.ModelProto], int],
+    path: Path,
+    differ: Callable[[Path], float],
+) -> tuple[onnx.ModelProto, float]:
+    """Save a graph, rewritten if its answers stay the run's; return it and how far they are off.
+
+    A rewrite recognises patterns of graphs, and models are many: one that goes wrong must cost
+    speed and nothing else.
+    """
     import onnx
 
+    changed = onnx.ModelProto()
+    changed.CopyFrom(graph)
+    try:
+        if rewrite(changed):
+            onnx.save(changed, path)
+            difference = differ(path)
+            if difference <= TOLERANCE:
+                return changed, difference
+            log.warning("%s changes the answers of this model and is left out", rewrite.__name__)
+    except Exception as error:  # a graph that cannot be rewritten is exported as it is
+        log.warning("%s fails on this model and is left out: %s", rewrite.__name__, error)
     onnx.save(graph, path)
+    return graph, differ(path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,7 +67,7 @@ def shape_batches(
         yield {name: made[name] for name in inputs}
 
 
-def largest_difference(one: Model, other: Model, batches: Iterator[Batch]) -> float:
+def largest_difference(one: Model, other: Model, batches: Iterable[Batch]) -> float:
     """Return the largest difference between two models' logits, at positions not padded."""
     worst = 0.0
     for batch in batches:
