@@ -24,6 +24,7 @@ from starlette.types import Scope
 
 import easynlp
 from easynlp.deployment.docs_page import DOCS_PAGE
+from easynlp.deployment.linger import Linger
 from easynlp.deployment.protocol import (
     ApiError,
     ErrorBody,
@@ -152,6 +153,7 @@ def create_app(service: Service, api_key: str | None = None) -> FastAPI:
         allows=_key_check(api_key),
         access_log=service.options.access_log,
     )
+    app.add_middleware(Linger)
     app.add_exception_handler(ApiError, _on_api_error)
     app.add_exception_handler(HTTPException, _on_http_error)
     _add_predict(app, service)
