@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from easynlp.deployment.texts import MOST_TEXTS, read_texts, recorded_examples
+from easynlp.deployment.texts import MOST_TEXTS, read_texts, recorded_examples, spread
 from easynlp.errors import ConfigError, DataError, GateError, MissingExtra, ModelError
-from easynlp.models.runtime import OnnxModel, TorchModel
+from easynlp.models.runtime import POSITIONS, OnnxModel, TorchModel
 from easynlp.pipeline import MODELS, Pipeline, fingerprint, save_meta
 from easynlp.tasks.base import INPUT_NAMES, Example, Task
 from easynlp.text.tokenizer import Tokenizer
@@ -51,7 +51,7 @@ class Report:
         difference: Largest difference between fp32 ONNX logits and torch's.
         int8_difference: The same for int8.
         agreement: Share of labels the int8 model has in common with the run.
-        labels: Labels compared.
+        labels: Labels compared: of texts, or of the characters found to be in entities.
         texts: Texts they come from.
         seconds: Time it took.
         weights: SHA-256 of the run's weights.
@@ -150,7 +150,7 @@ def _examples(
     if isinstance(texts, str | Path):
         found = read_texts(str(texts), pipeline.task.fields, columns=pipeline.meta.get("columns"))
     else:
-        found = [pipeline.example(item) for item in texts[:MOST_TEXTS]]
+        found = [pipeline.example(item) for item in spread(texts, MOST_TEXTS)]
     if not found:
         raise DataError("there are no texts to check on", path=str(texts))
     return found
@@ -250,14 +250,15 @@ def _input_names(pipeline: Pipeline, examples: Sequence[Example]) -> tuple[str, 
     batch = pipeline.task.collate(pipeline.encode(sample))
     model = pipeline.model
     assert isinstance(model, TorchModel)
-    others = set(batch) & set(model.inputs) - set(INPUT_NAMES)
+    known = (*INPUT_NAMES, POSITIONS)
+    others = set(batch) & set(model.inputs) - set(known)
     if others:
         raise ModelError(
             f"{pipeline.task.name} cannot be exported: its model takes {', '.join(sorted(others))}"
         )
     return tuple(
         name
-        for name in INPUT_NAMES
+        for name in known
         if name in model.inputs and (name in batch or name == "attention_mask")
     )
 
@@ -286,14 +287,30 @@ def _trace(model: TorchModel, inputs: Sequence[str]) -> onnx.ModelProto:
     if size > LARGEST:
         raise ModelError(f"{size / 1e9:.1f} GB of weights do not fit an ONNX file (2 GB)")
     sample = {name: torch.ones(2, 16, dtype=torch.int64) for name in inputs}
+    sizes = {name: {0: "batch", 1: "sequence"} for name in inputs}
     if "token_type_ids" in sample:
         sample["token_type_ids"] = torch.zeros(2, 16, dtype=torch.int64)
+    if POSITIONS in sample:
+        sample[POSITIONS], sizes[POSITIONS] = torch.arange(3), {0: "positions"}
+
+    class Logits(torch.nn.Module):
+        """The model, returning logits and nothing beside them."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model.model
+
+        def forward(self, *arrays: torch.Tensor) -> torch.Tensor:
+            output = self.model(**dict(zip(sample, arrays, strict=True)))
+            found: torch.Tensor = getattr(output, "logits", output)
+            return found
+
     try:
         with quiet():
             program = torch.onnx.export(
-                model.model, (), kwargs=sample, input_names=list(sample),
+                Logits().eval(), tuple(sample.values()), input_names=list(sample),
                 output_names=["logits"], opset_version=OPSET, dynamo=True, verbose=False,
-                dynamic_shapes={name: {0: "batch", 1: "sequence"} for name in sample},
+                dynamic_shapes=(tuple(sizes.values()),),
             )  # fmt: skip
     except Exception as error:  # the exporter raises many kinds
         raise ModelError(f"the model cannot be exported to ONNX: {error}") from error

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from easynlp.models.runtime import Model
+from easynlp.models.runtime import POSITIONS, Model
 from easynlp.tasks.base import Batch, Example, Features, Task
 
 __all__ = ["Agreement", "agreement", "largest_difference", "shape_batches"]
@@ -22,7 +23,7 @@ class Agreement:
     """How many labels two models have in common.
 
     Attributes:
-        labels: Labels compared: one a text, or one a token where tokens are labelled.
+        labels: What is compared: a text's whole prediction, or each character of an entity.
         equal: Those that are the same.
         texts: Texts they come from.
         largest_difference: Between logits.
@@ -63,6 +64,9 @@ def shape_batches(
             "attention_mask": (np.arange(width) < lengths[:, None]).astype(np.int64),
             "token_type_ids": np.zeros((rows, width), np.int64),
         }
+        if POSITIONS in inputs:  # a hole at each row's last token, and one at the first of all
+            last = np.arange(rows) * width + lengths - 1
+            made[POSITIONS] = np.unique(np.concatenate([[0], last]))
         made["token_type_ids"][:, width // 2 :] = 1 if "token_type_ids" in inputs else 0
         yield {name: made[name] for name in inputs}
 
@@ -74,7 +78,8 @@ def largest_difference(one: Model, other: Model, batches: Iterable[Batch]) -> fl
         difference = np.abs(one.logits(batch) - other.logits(batch))
         if difference.ndim == 3:  # an answer a token: those of padding mean nothing
             difference = difference[batch["attention_mask"] > 0]
-        worst = max(worst, float(difference.max()))
+        largest = float(difference.max())
+        worst = max(worst, np.inf if np.isnan(largest) else largest)
     return worst
 
 
@@ -85,43 +90,64 @@ def agreement(
     features: Sequence[Features],
     examples: Sequence[Example],
 ) -> Agreement:
-    """Compare two models' labels on encoded texts, each text run alone.
+    """Compare two models' predictions, scores left out, on encoded texts, each text run alone.
 
-    Where tokens are labelled, every token counts, special ones left out; elsewhere a text's
-    whole prediction counts (all labels of a multi-label text), apart from scores.
+    A prediction counts as one, with all its labels if it has several. Where predictions list what
+    was found in the text, only that counts (each character of an entity, each word at a hole):
+    the many characters and texts where nothing is found would hide that the others differ.
     """
-    labels = equal = 0
+    said: list[tuple[Any, Any]] = []
     worst = 0.0
     for item, example in zip(features, examples, strict=True):
         batch = task.collate([item])
-        first, second = one.logits(batch), other.logits(batch)
-        worst = max(worst, float(np.abs(first - second).max()))
-        if first.ndim == 3:
-            same = (first.argmax(-1) == second.argmax(-1))[_inner(batch)]
-            labels += same.size
-            equal += int(same.sum())
-        else:
-            said, meant = (
-                _decisions(task.decode(logits, batch, [example])[0]) for logits in (first, second)
-            )
-            labels += 1
-            equal += said == meant
-    return Agreement(labels, equal, len(features), worst)
+        both = one.logits(batch), other.logits(batch)
+        worst = max(worst, float(np.abs(both[0] - both[1]).max(initial=0.0)))
+        first, second = (_decisions(task.decode(each, batch, [example])[0]) for each in both)
+        said.append((first, second))
+    listed = {name for pair in said for each in pair for name in _lists(each)}
+    if not listed:
+        return Agreement(len(said), sum(a == b for a, b in said), len(said), worst)
+    labels = equal = 0
+    for pair in said:
+        finds = [_finds(each, listed) for each in pair]
+        labels += max(each.total() for each in finds)
+        equal += (finds[0] & finds[1]).total()
+    return Agreement(labels, equal, len(said), worst)
 
 
-def _inner(batch: Batch) -> np.ndarray:
-    """Return where a batch holds tokens of the text: not padding, not a row's first or last."""
-    ids = batch["input_ids"]
-    lengths = batch.get("attention_mask", np.ones_like(ids)).sum(1, keepdims=True)
-    places = np.arange(ids.shape[1])
-    found: np.ndarray = (places > 0) & (places < lengths - 1)
+def _lists(prediction: Any) -> list[str]:
+    """Return the names under which a prediction lists what it found: mappings, not mere labels."""
+    return [
+        name
+        for name, value in prediction.items()
+        if isinstance(value, list) and any(isinstance(item, dict) for item in value)
+    ]
+
+
+def _finds(prediction: Any, names: Collection[str]) -> Counter[str]:
+    """Return what a prediction lists under these names, with how often it does.
+
+    A stretch of text counts character by character, the first told from the others: so one
+    whose end is off by a character agrees in the rest.
+    """
+    found: Counter[str] = Counter()
+    for name in names:
+        for item in prediction.get(name) or ():
+            start, end = item.get("start"), item.get("end")
+            if not (isinstance(start, int) and isinstance(end, int)):
+                found[repr((name, item))] += 1
+                continue
+            kind = {k: v for k, v in item.items() if k not in ("start", "end", "text")}
+            found.update(repr((name, kind, at, at == start)) for at in range(start, end))
     return found
 
 
 def _decisions(value: Any) -> Any:
-    """Return a prediction without its scores."""
+    """Return a prediction without its scores; of candidates ranked by score the first."""
     if isinstance(value, dict):
-        kept = ((name, _decisions(item)) for name, item in value.items())
+        ranked = isinstance(value.get("scores"), list)
+        best = {k: v[:1] if ranked and isinstance(v, list) else v for k, v in value.items()}
+        kept = ((name, _decisions(item)) for name, item in best.items())
         return {name: item for name, item in kept if item is not None}
     if isinstance(value, list | tuple):
         return [_decisions(item) for item in value]

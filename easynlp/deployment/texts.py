@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
-from collections.abc import Mapping, Sequence
+import random
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -15,10 +15,12 @@ from easynlp.data.columns import read_examples
 from easynlp.errors import EasyNLPError
 from easynlp.tasks.base import Example, Field, Task
 
-__all__ = ["MOST_TEXTS", "read_texts", "recorded_examples"]
+__all__ = ["MOST_TEXTS", "read_texts", "recorded_examples", "spread"]
 
 MOST_TEXTS = 1000
 """Texts that are plenty."""
+
+T = TypeVar("T")
 
 log = logging.getLogger("easynlp")
 
@@ -57,10 +59,13 @@ def read_texts(
     columns: Mapping[str, str] | None = None,
     **reading: Any,
 ) -> list[Example]:
-    """Return the first examples of a file, without targets and without empty ones.
+    """Return examples from all over a file, without targets and without empty ones.
+
+    Files are often sorted by label or source, so the first rows would stand for few of them. Of
+    more than `most` examples some are drawn, always the same ones, and kept in their order.
 
     Args:
-        path: Any file `easynlp.data.readers` reads.
+        path: Any file `easynlp.data.readers` reads, read to its end in constant memory.
         fields: The task's fields.
         most: Most examples to return.
         columns: Columns to try before guessing.
@@ -73,4 +78,26 @@ def read_texts(
         path, fields, preferred=columns, with_targets=False, on_empty="keep", **reading
     )
     whole = (example for _, example in pairs if all(str(v).strip() for v in example.values()))
-    return list(itertools.islice(whole, most))
+    return spread(whole, most)
+
+
+def spread(items: Iterable[T], most: int) -> list[T]:
+    """Draw items, each as likely as every other, and keep their order.
+
+    How many there are need not be known (reservoir sampling: Vitter 1985, "Random Sampling with
+    a Reservoir", algorithm R); the draw repeats.
+
+    Example:
+        >>> spread(range(5), 9)
+        [0, 1, 2, 3, 4]
+        >>> [number // 1000 for number in spread(range(4000), 8)]
+        [0, 1, 2, 2, 2, 3, 3, 3]
+    """
+    rng = random.Random(0)
+    kept: list[tuple[int, T]] = []
+    for number, item in enumerate(items):
+        if number < most:
+            kept.append((number, item))
+        elif (place := rng.randint(0, number)) < most:
+            kept[place] = number, item
+    return [item for _, item in sorted(kept, key=lambda pair: pair[0])]

@@ -16,12 +16,14 @@ from easynlp.errors import MissingExtra, ModelError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["DYNAMIC_INT8", "Model", "OnnxModel", "TorchModel"]
+__all__ = ["DYNAMIC_INT8", "POSITIONS", "Model", "OnnxModel", "TorchModel"]
 
 DYNAMIC_INT8 = "dynamic-int8"
 """Value of ``quantization`` in the metadata of an exported int8 model."""
 
 
+POSITIONS = "masked_positions"
+"""Input of a masked-LM model: flat places in rows x tokens, whose words are asked for."""
 SLOWER_FUSIONS = ["SkipLayerNormFusion"]
 """Rewrites of ONNX Runtime that cost: its sum with normalization takes 2.7 times as long as the
 two nodes it replaces, an eighth of a small model's time."""

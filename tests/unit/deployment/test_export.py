@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import warnings
@@ -12,8 +13,10 @@ import torch
 from easynlp.deployment import export as export_module
 from easynlp.deployment.export import export
 from easynlp.deployment.quantize import quantize_tables, quiet
+from easynlp.deployment.texts import MOST_TEXTS, read_texts
 from easynlp.errors import ConfigError, DataError, GateError, RunError
 from easynlp.pipeline import Pipeline
+from easynlp.tasks.text_classify import TextClassify
 from tests.unit.deployment import tiny
 
 
@@ -109,15 +112,38 @@ def test_token_labels_of_an_encoder_without_type_ids(tmp_path):
     texts = ["今天张三在北京大学", "经理在房间", "张三在北京大学" * 40]
     report = export(folder, int8=True, texts=texts)
     assert report.agreement >= 0.99
-    assert report.labels > 9 + 5 + 280  # tokens, not texts; windows of the long text overlap
     int8, eager = Pipeline.load(folder), Pipeline.load(folder, backend="torch")
     assert int8.model.inputs == ("input_ids", "attention_mask")
+
+    found = [entity for one in eager.predict(texts) for entity in one["entities"]]
+    assert len(found) > 40
+    in_entities = sum(entity["end"] - entity["start"] for entity in found)
+    assert in_entities <= report.labels < sum(map(len, texts))
 
     def places(said):
         return [[(e["start"], e["end"], e["type"]) for e in one["entities"]] for one in said]
 
     assert places(int8.predict(texts)) == places(eager.predict(texts))
     assert places(int8.predict(texts[:1])) == [[(2, 4, "PER"), (5, 9, "LOC")]]
+    assert int8.predict(texts) == [int8.predict([text])[0] for text in texts]
+
+
+def test_words_at_holes(tmp_path):
+    folder = tiny.modeling_run(tmp_path / "mlm")
+    texts = ["房间很[MASK]", "[MASK][MASK]天气怎么样", "好", "饭菜味道很[MASK]，我们很[MASK]"]
+    report = export(folder, int8=True, texts=texts)
+    assert report.difference <= 1e-4
+    assert report.labels == 5, "holes"
+    int8, eager = Pipeline.load(folder), Pipeline.load(folder, backend="torch")
+    assert int8.model.inputs == ("input_ids", "attention_mask", "masked_positions")
+
+    def words(pipeline, **options):
+        said = pipeline.predict(texts, **options)
+        return [[hole["tokens"][0] for hole in one["holes"]] for one in said]
+
+    assert words(int8) == words(eager, batch_size=3)
+    assert [len(found) for found in words(int8)] == [1, 2, 0, 2]
+    assert words(int8)[0] == ["好"]
     assert int8.predict(texts) == [int8.predict([text])[0] for text in texts]
 
 
@@ -169,6 +195,17 @@ def test_int8_needs_real_texts(run, tmp_path, monkeypatch):
     assert export(folder, int8=True, texts=["房间很好"]).texts == 1
     with pytest.raises(DataError, match="no texts"):
         export(folder, int8=True, texts=[])
+
+
+def test_the_check_is_made_on_rows_from_all_over_the_file(tmp_path):
+    file = tmp_path / "sorted.jsonl"
+    rows = ["房间很好"] * 1500 + ["态度很差"] * 1500 + ["饭菜很赞"] * 1500
+    file.write_text("".join(json.dumps({"text": row}) + "\n" for row in rows), encoding="utf-8")
+    seen = [row["text"] for row in read_texts(str(file), TextClassify.fields)]
+    assert len(seen) == MOST_TEXTS
+    assert [row for row, _ in itertools.groupby(seen)] == ["房间很好", "态度很差", "饭菜很赞"]
+    assert min(seen.count(row) for row in set(seen)) > 280
+    assert read_texts(str(file), TextClassify.fields)[:50] == [{"text": row} for row in seen[:50]]
 
 
 def test_another_folder_is_never_replaced(run, tmp_path, monkeypatch):

@@ -16,11 +16,19 @@ class Table:
         return self.function(batch["input_ids"]).astype(np.float32)
 
 
-class Tokens:
-    """The part of a token-labelling task that a comparison needs."""
+class Finder:
+    """A task that finds every token but 0, and says where."""
 
     def collate(self, features):
         return {"input_ids": np.stack([f["input_ids"] for f in features])}
+
+    def decode(self, logits, batch, examples):
+        tags = logits[0].argmax(-1)
+        finds = [
+            {"start": int(at), "type": int(tags[at]), "score": float(logits[0, at, tags[at]])}
+            for at in np.flatnonzero(tags)
+        ]
+        return [{"entities": finds}]
 
 
 def test_batches_have_padding_and_fit_the_model():
@@ -36,30 +44,69 @@ def test_padding_of_token_answers_is_not_compared():
     one = Table(lambda ids: np.zeros((*ids.shape, 2)))
     batch = {"input_ids": np.array([[1, 2, 0]]), "attention_mask": np.array([[1, 1, 0]])}
     other = Table(lambda ids: np.stack([ids == 0, ids == 9], -1) * 5.0)
-    assert largest_difference(one, other, iter([batch])) == 0.0
+    assert largest_difference(one, other, [batch]) == 0.0
     batch["attention_mask"][:] = 1
-    assert largest_difference(one, other, iter([batch])) == 5.0
+    assert largest_difference(one, other, [batch]) == 5.0
 
 
-def test_every_token_counts_but_special_ones():
-    features = [{"input_ids": np.array([2, 7, 8, 9, 3])}] * 2
-    one = Table(lambda ids: np.stack([ids > 0, ids == 99], -1))
-    other = Table(lambda ids: np.stack([ids != 8, ids == 8], -1))
-    found = agreement(Tokens(), one, other, features, [{}, {}])
-    assert (found.labels, found.equal, found.texts) == (6, 4, 2)
-    assert round(found.share, 3) == 0.667
+def test_each_find_counts_and_where_nothing_is_found_does_not():
+    texts = [np.array([5, *[7] * 50, 6]), np.array([7] * 52), np.array([6, *[7] * 51])]
+    features = [{"input_ids": ids} for ids in texts]
+    one = Table(lambda ids: np.stack([ids == 7, (ids == 5) * 2, (ids == 6) * 2], -1))
+    same = Table(lambda ids: one.logits({"input_ids": ids}) * 3)
+    assert agreement(Finder(), one, same, features, [{}] * 3).share == 1.0
+    # Of 156 tokens two are told differently; they are two of the three that were found.
+    other = Table(lambda ids: np.stack([ids != 5, (ids == 5) * 2, ids == 99], -1))
+    found = agreement(Finder(), one, other, features, [{}] * 3)
+    assert (found.labels, found.equal, found.texts) == (3, 1, 3)
+    extra = Table(lambda ids: np.stack([ids == 99, (ids != 6) * 2, (ids == 6) * 2], -1))
+    found = agreement(Finder(), one, extra, features, [{}] * 3)
+    assert (found.labels, found.equal) == (156, 3)
 
 
-def test_all_windows_of_a_text_count():
-    class Windows(Tokens):
-        def collate(self, features):
-            mask = np.array([[1, 1, 1, 1], [1, 1, 1, 0]])
-            return {"input_ids": np.array([[2, 7, 8, 3], [2, 9, 3, 0]]), "attention_mask": mask}
+def test_characters_of_entities_count():
+    class Entities(Finder):
+        def decode(self, logits, batch, examples):
+            spans = [(*span, "PER") for span in logits.astype(int).tolist()]
+            names = ("start", "end", "type")
+            return [{"entities": [dict(zip(names, span, strict=True)) for span in spans]}]
 
-    one = Table(lambda ids: np.stack([ids > 0, ids == 99], -1))
-    other = Table(lambda ids: np.stack([ids != 9, ids == 9], -1))
-    found = agreement(Windows(), one, other, [{}], [{}])
-    assert (found.labels, found.equal, found.texts) == (3, 2, 1)
+    def compare(one, other):
+        tables = [Table(lambda ids, spans=spans: np.array(spans)) for spans in (one, other)]
+        found = agreement(Entities(), *tables, [{"input_ids": np.array([1])}], [{}])
+        return found.labels, found.equal
+
+    spans = [[2, 5], [5, 9]]
+    assert compare(spans, spans) == (7, 7)
+    assert compare(spans, [[2, 5], [5, 8]]) == (7, 6)
+    assert compare(spans, [[2, 6], [6, 9]]) == (7, 5), "5 begins one, 6 begins the other"
+    assert compare([[2, 9], [2, 2]], spans) == (7, 6), "two side by side are not one"
+
+
+def test_texts_count_if_neither_finds_anything():
+    nothing = Table(lambda ids: np.stack([ids > 0, ids == 99], -1))
+    features = [{"input_ids": np.array([7, 8])}] * 2
+    found = agreement(Finder(), nothing, nothing, features, [{}] * 2)
+    assert (found.labels, found.equal) == (2, 2)
+
+
+def test_of_ranked_candidates_the_first_counts():
+    class Holes(Finder):
+        def decode(self, logits, batch, examples):
+            order = [row.argsort()[::-1].tolist() for row in logits]
+            return [{"holes": [{"tokens": row, "scores": [0.5] * len(row)} for row in order]}]
+
+    one = Table(lambda ids: np.float32([[3, 2, 1], [1, 2, 3]]))
+    for other, equal in (([[3, 1, 2], [2, 1, 3]], 2), ([[2, 3, 1], [1, 2, 3]], 1)):
+        second = Table(lambda ids, other=other: np.float32(other))
+        found = agreement(Holes(), one, second, [{"input_ids": np.array([1])}], [{}])
+        assert (found.labels, found.equal) == (2, equal)
+
+
+def test_what_is_no_number_differs():
+    one = Table(lambda ids: np.zeros((1, 2)))
+    other = Table(lambda ids: np.float32([[np.nan, 0.0]]))
+    assert largest_difference(one, other, [{"input_ids": np.array([[1]])}]) == np.inf
 
 
 def test_scores_may_differ_where_labels_agree():
@@ -82,4 +129,4 @@ def test_scores_may_differ_where_labels_agree():
 
 
 def test_no_labels_no_agreement():
-    assert agreement(Tokens(), None, None, [], []).share == 0.0
+    assert agreement(Finder(), None, None, [], []).share == 0.0

@@ -6,12 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer as Backend
 from tokenizers import models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, PretrainedConfig
 
 from easynlp.models.backbone import Backbone
+from easynlp.models.heads import core
+from easynlp.models.runtime import TorchModel
 from easynlp.pipeline import make_meta, save_meta
 from easynlp.text.tokenizer import Tokenizer
 
@@ -122,16 +125,36 @@ def labeling_run(folder: Path, config: PretrainedConfig | None = None) -> Path:
     return save_run(folder, task, base, model.eval())
 
 
+def modeling_run(folder: Path) -> Path:
+    """Make a masked-language model that knows a few sentences by heart."""
+    from easynlp.tasks.language_modeling import LanguageModeling
+
+    torch.manual_seed(0)
+    base = backbone()
+    task = LanguageModeling.prepare(LanguageModeling.Config(), base.tokenizer, [])
+    model = task.build(base)
+    rows = []
+    for text, hidden in (
+        ("房间很[MASK]", "好"),
+        ("[MASK][MASK]天气怎么样", "今天"),
+        ("饭菜味道很[MASK]，我们很[MASK]", "棒赞"),
+    ):
+        row = task.encode({"text": text})
+        row["target"] = np.array([base.tokenizer.id_of(word) for word in hidden])
+        rows.append(row)
+    learn(task, model, rows, steps=60)
+    return save_run(folder, task, base, core(model).eval())
+
+
 def learn(
     task: Any, model: torch.nn.Module, examples: list[dict[str, Any]], steps: int = 40
 ) -> None:
-    """Fit a model to examples, quickly."""
+    """Fit a model to examples, or to their features, quickly."""
     from easynlp.training.loop import to_tensors
 
-    batch = to_tensors(task.collate([task.encode(e) for e in examples]), torch.device("cpu"))
-    inputs = {
-        k: v for k, v in batch.items() if k in ("input_ids", "attention_mask", "token_type_ids")
-    }
+    features = [e if "input_ids" in e else task.encode(e) for e in examples]
+    batch = to_tensors(task.collate(features), torch.device("cpu"))
+    inputs = {k: v for k, v in batch.items() if k in TorchModel(model).inputs}
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     model.train()
     for _ in range(steps):
