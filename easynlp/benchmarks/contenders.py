@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from easynlp import metrics
 from easynlp.benchmarks.fewclue import Split, check_classes, read_split_file
 from easynlp.benchmarks.floors import Floor
 from easynlp.benchmarks.settings import PREFIX
@@ -153,8 +154,7 @@ def joined(example: Example) -> str:
 
 def accuracy(answers: Sequence[str], examples: Sequence[Example]) -> float:
     """Return the share of examples answered with their label."""
-    pairs = zip(answers, examples, strict=True)
-    return sum(answer == str(example["label"]) for answer, example in pairs) / len(examples)
+    return metrics.accuracy([str(example["label"]) for example in examples], answers)
 
 
 def weights_identity(model: str) -> str:

@@ -66,7 +66,12 @@ def shown(path: Path) -> list[list[str]]:
         for body in blocks(text, "bash", "sh", "shell", "console", "")
         for line in body.replace("\\\n", " ").splitlines()
     ]
-    lines += [span for span in INLINE.findall(FENCED.sub("", text)) if span.startswith("easynlp ")]
+    # A sentence may name a command without using it.
+    lines += [
+        span
+        for span in INLINE.findall(FENCED.sub("", text))
+        if span.startswith("easynlp ") and span.removeprefix("easynlp ") not in COMMANDS
+    ]
     return [found for line in lines if ELSEWHERE not in line for found in commands(line)]
 
 
