@@ -15,7 +15,7 @@ from easynlp.atomic import write_folder
 from easynlp.config import PretrainConfig, to_yaml
 from easynlp.data.sampling import Source
 from easynlp.distributed import World, process_group
-from easynlp.errors import ConfigError
+from easynlp.errors import ConfigError, DataError
 from easynlp.methods import apply_methods
 from easynlp.models.heads import core
 from easynlp.pretraining.architectures import set_dropout, start_positions
@@ -63,6 +63,9 @@ def pretrain(config: PretrainConfig) -> Path:
     device = pick_device(config.device, World.from_environment().local_rank)
     output = Path(config.output)
     find_files(config.corpus, config.exclude)  # complain before a folder is made
+    for name in config.heldout:
+        if not Path(name).is_file():
+            raise DataError("no such file", path=name)
     with process_group(device) as world:
         if world.is_main:
             claim_folder(

@@ -68,13 +68,13 @@ def build_corpus(config: CorpusConfig, progress: Progress = log.info) -> Report:
     """
     output = Path(config.output)
     paths = find_sources(config.sources, config.exclude)
+    clock = _Clock()
+    heldout = Heldout.read(config.heldout) if config.heldout else None
     claim_folder(
         output, to_yaml(config), overwrite=config.overwrite, resume=config.resume, name="corpus",
         inputs=(*config.sources, *config.heldout, config.vocab),
     )  # fmt: skip
-    clock = _Clock()
     sources = [Source.of(path) for path in paths]
-    heldout = Heldout.read(config.heldout) if config.heldout else None
     key = {
         "sources": [[str(s.path), s.sha256] for s in sources],
         "heldout": heldout.fingerprint() if heldout else None,

@@ -398,3 +398,16 @@ def test_results_come_in_order_and_items_are_taken_as_needed() -> None:
     assert next(results) == 1
     assert len(taken) <= 4
     assert list(results) == [2**number for number in range(1, 30)]
+
+
+def test_a_held_out_file_that_is_missing_leaves_no_folder(tmp_path):
+    source = tmp_path / "a.txt"
+    source.write_text("今天天气很好，我们去公园散步，孩子们放风筝。\n", encoding="utf-8")
+    with pytest.raises(DataError, match="no such file"):
+        build_corpus(
+            CorpusConfig(
+                sources=(str(source),), output=str(tmp_path / "out"),
+                heldout=(str(tmp_path / "b.txt"),),
+            )
+        )  # fmt: skip
+    assert not (tmp_path / "out").exists()
