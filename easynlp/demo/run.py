@@ -29,7 +29,7 @@ __all__ = ["DATA", "RECIPE", "demo_table", "next_steps", "run_demo"]
 log = logging.getLogger("easynlp")
 
 DATA = Path(__file__).with_name("data")
-RECIPE: dict[str, Any] = {"epochs": 6.0, "batch_size": 32, "lr": 5e-4}
+RECIPE: dict[str, Any] = {"epochs": 6.0, "batch_size": 32, "lr": 1e-4}
 """Options of the training, chosen on dev."""
 COLUMNS: dict[str, Any] = {"text": "text", "label": "label"}
 MAX_LENGTH = 208
