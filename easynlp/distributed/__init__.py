@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -47,7 +48,8 @@ def process_group(device: torch.device) -> Iterator[World]:
     if world.size == 1 or dist.is_initialized():
         yield world
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    # The main process may prepare a corpus for hours while the others wait.
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(days=7))
     try:
         yield world
     finally:

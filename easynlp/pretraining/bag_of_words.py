@@ -60,11 +60,10 @@ def bag_of_words(plan: Plan, *, weight: float = 0.3) -> Plan:
         bag[:, special.to(bag.device)] = 0.0
         bag = bag / bag.sum(1, keepdim=True).clamp(min=1.0)
         rows = -(bag * scores.log_softmax(-1)).sum(1)
-        # The loop divides by the number of holes, so a row counts as often as it has holes.
-        loss: torch.Tensor = (rows * run.batch["holes"]).sum()
+        loss: torch.Tensor = rows.sum()
         return loss
 
-    return replace(plan, terms=(*plan.terms, Term("bag_of_words", compute, weight)))
+    return replace(plan, terms=(*plan.terms, Term("bag_of_words", compute, weight, count=_rows)))
 
 
 def with_pooler(plan: Plan, method: str) -> Any:
@@ -84,3 +83,7 @@ def original_ids(batch: Any) -> torch.Tensor:
     ids: torch.Tensor = batch["input_ids"].clone()
     ids.view(-1)[batch["masked_positions"]] = batch["target"]
     return ids
+
+
+def _rows(batch: Any) -> int:
+    return len(batch["input_ids"])

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from easynlp.config import PretrainConfig
+from easynlp.config import PretrainConfig, parse_method
 from easynlp.data.sampling import Source
-from easynlp.errors import ConfigError
+from easynlp.methods import find_method
 from easynlp.pretraining.corpus import Heldout, documents, find_files
 from easynlp.pretraining.rows import MaskedRows, pack
 from easynlp.pretraining.segments import SegmentRows, Segments, encode_segments, write_segments
@@ -32,12 +32,20 @@ log = logging.getLogger("easynlp")
 
 @dataclass(frozen=True)
 class Lesson:
-    """A teacher and the texts; its vectors of them on their principal axes, if they are used."""
+    """A teacher, the texts, and its vectors of them if they are used; then also on their axes."""
 
     teacher: Teacher
     texts: Segments
+    raw: np.ndarray | None = None
     axes: Axes | None = None
     vectors: np.ndarray | None = None
+
+    def fitted(self, width: int) -> Lesson:
+        """Return the lesson with its vectors on as many principal axes as the student is wide."""
+        if self.raw is None:
+            return self
+        axes = Axes.of(self.raw, width)
+        return replace(self, axes=axes, vectors=axes.targets(self.raw))
 
 
 @dataclass(frozen=True)
@@ -112,21 +120,22 @@ def _lesson(config: PretrainConfig, texts: Segments, folder: Path, device: torch
     if not by_sentence(config):
         return Lesson(teacher, texts)
     vectors = teach(teacher, texts, folder, key=texts.fingerprint(), progress=log.info)
-    if vectors is None:
-        raise ConfigError(f"{folder} is being filled by another process; wait for it")
-    axes = Axes.of(vectors, config.hidden_size)
-    return Lesson(teacher, texts, axes, axes.targets(vectors))
+    return Lesson(teacher, texts, vectors)
 
 
 def by_token(config: PretrainConfig) -> bool:
     """Return whether a method asks the teacher about every token."""
-    return any(name.partition(":")[0] in BY_TOKEN for name in config.method)
+    return bool(_methods(config) & set(BY_TOKEN))
 
 
 def by_sentence(config: PretrainConfig) -> bool:
     """Return whether the teacher's sentence vectors are used."""
-    methods = {name.partition(":")[0] for name in config.method}
-    return config.embeddings == "teacher" or "sentence_distill" in methods
+    return config.embeddings == "teacher" or "sentence_distill" in _methods(config)
+
+
+def _methods(config: PretrainConfig) -> set[str]:
+    """Return the methods' bare names, however they were written."""
+    return {parse_method(spec, find_method)[0].rpartition(":")[2] for spec in config.method}
 
 
 def _similar_words(

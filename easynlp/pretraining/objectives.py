@@ -106,6 +106,8 @@ def settle(config: PretrainConfig) -> PretrainConfig:
     if config.embeddings == "teacher" and (config.init or architecture not in ("bert", "roberta")):
         raise ConfigError("--embeddings teacher starts a new bert or roberta")
     named = {spec.partition(":")[0] for spec in config.method}
+    if "fgm" in named and objective in ("electra", "t5"):
+        raise ConfigError(f"fgm perturbs the embeddings of one encoder: not with {objective}")
     if {"sop", "nsp"} & named and config.rows != "packed":
         raise ConfigError("sop and nsp make two segments of a packed row: drop --rows texts")
     methods = tuple(name for name in entry.methods if name not in named) + tuple(config.method)

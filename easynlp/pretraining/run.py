@@ -20,7 +20,7 @@ from easynlp.methods import apply_methods
 from easynlp.models.heads import core
 from easynlp.pretraining.architectures import set_dropout, start_positions
 from easynlp.pretraining.corpus import find_files
-from easynlp.pretraining.material import Material, by_token, prepare
+from easynlp.pretraining.material import Material, by_sentence, by_token, prepare
 from easynlp.pretraining.objectives import fit_positions, make_task, settle, starting_backbone
 from easynlp.pretraining.sentence_distill import start_embeddings
 from easynlp.pretraining.token_distill import TaughtModeling
@@ -71,13 +71,14 @@ def pretrain(config: PretrainConfig) -> Path:
             claim_folder(
                 output, to_yaml(config), overwrite=config.overwrite, resume=config.resume,
                 name="pretrain", inputs=(*config.corpus, *config.heldout, config.vocab, config.init,
-                                         config.config_json, config.similar_words),
+                                         config.config_json, config.similar_words,
+                                         config.similar_model, config.teacher, config.cache),
             )  # fmt: skip
             material = prepare(config, device)
         world.wait()
         if not world.is_main:
             material = prepare(config, device)  # there already: read, not made
-        plan = _plan(config, material)
+        plan, material = _plan(config, material)
         material = replace(material, config=fit_positions(config, core(plan.model).config))
         kept = np.linspace(
             0, material.count - 1, min(config.heldout_rows, material.count // 10), dtype=np.int64
@@ -151,9 +152,17 @@ def _check(config: PretrainConfig) -> None:
         raise ConfigError(f"{given} works on texts: add --rows texts")
     if config.embeddings == "teacher" and not config.teacher:
         raise ConfigError("--embeddings teacher needs --teacher")
+    if config.teacher and not (by_sentence(config) or by_token(config)):
+        raise ConfigError(
+            "--teacher is asked nothing: add --method sentence_distill, hidden_distill or "
+            "relation_distill, or --embeddings teacher"
+        )
+    if config.cache and config.rows == "packed":
+        raise ConfigError("--cache keeps texts and a teacher's vectors: add --rows texts")
 
 
-def _plan(config: PretrainConfig, material: Material) -> Plan:
+def _plan(config: PretrainConfig, material: Material) -> tuple[Plan, Material]:
+    """Return what to train, and the material with the teacher's vectors as wide as the model."""
     tokenizer = material.tokenizer
     lesson = material.lesson
     task = make_task(config, tokenizer)
@@ -163,9 +172,12 @@ def _plan(config: PretrainConfig, material: Material) -> Plan:
     model = task.build(starting_backbone(config, tokenizer))
     if config.init is None:
         start_positions(core(model))
+    if lesson is not None:
+        lesson = lesson.fitted(core(model).config.hidden_size)
+        material = replace(material, lesson=lesson)
     if lesson is not None and lesson.axes is not None and config.embeddings == "teacher":
         start_embeddings(core(model).base_model, tokenizer, lesson.teacher, lesson.axes)
-    return apply_methods(Plan(task, model, (task_term(task),)), config.method)
+    return apply_methods(Plan(task, model, (task_term(task),)), config.method), material
 
 
 def _fit_options(config: PretrainConfig, rows: int, precision: str) -> FitOptions:
@@ -196,7 +208,8 @@ def _score(plan: Plan, rows: Source, options: FitOptions, device: torch.device) 
         run = Pass(forward, plan.model, batch, forward(batch))
         right += float((run.output.logits.argmax(-1) == batch["target"]).sum())
         holes += len(batch["target"])
-        losses += [float(term.compute(run)) for term in plan.terms]
+        with torch.enable_grad():  # a term may take gradients of its own (fgm)
+            losses += [float(term.compute(run).detach()) for term in plan.terms]
         targets += plan.counts(collated)
     names = (term.name for term in plan.terms)
     means = (losses / np.maximum(targets, 1.0)).tolist()

@@ -132,7 +132,11 @@ def write_segments(
     if manifest.is_file():
         if json.loads(manifest.read_text("utf-8"))["made_from"] == key:
             return Segments.open(folder)
-        raise DataError("holds the texts of another corpus or length", path=str(folder))
+        raise DataError(
+            "holds the texts of another corpus, or of another --row-length, --per-file, --heldout "
+            "or --seed; give another --cache or --output",
+            path=str(folder),
+        )
 
     def fill(target: Path) -> None:
         digest = hashlib.sha256()
@@ -290,7 +294,8 @@ def _key(
 ) -> str:
     digest = hashlib.sha256(f"1 {longest} {per_file} {seed} {heldout is not None}".encode())
     for file in files:
-        digest.update(file.name.encode() + hashlib.sha256(file.read_bytes()).digest())
+        with file.open("rb") as handle:
+            digest.update(file.name.encode() + hashlib.file_digest(handle, "sha256").digest())
     if heldout is not None:
         digest.update(heldout.fingerprint().encode())
     return digest.hexdigest()

@@ -1,7 +1,7 @@
 """A large encoder's sentence vectors of a corpus, computed once and kept on disk.
 
 Block by block, each an ``.npy`` file written whole or not at all: what was interrupted goes on
-where it stopped, and several processes can share the work.
+where it stopped, and runs that share the folder share the work.
 """
 
 from __future__ import annotations
@@ -63,14 +63,17 @@ class Teacher:
         self.pooling, self.prefix, self.precision = pooling, prefix, precision
         self.max_length = max_length
         self.width = int(backbone.config.hidden_size)
-        digest = hashlib.sha256(f"{pooling}|{prefix}|{max_length}|{self.width}".encode())
+        digest = hashlib.sha256(
+            f"{pooling}|{prefix}|{max_length}|{self.width}|{precision}".encode()
+        )
         digest.update(self.tokenizer.fingerprint().encode())
         if backbone.folder is None:
             raise ModelError(f"{name} has random weights, and nothing to teach")
         for file in sorted(backbone.folder.glob("*.safetensors")):
-            digest.update(hashlib.sha256(file.read_bytes()).digest())
+            with file.open("rb") as handle:
+                digest.update(hashlib.file_digest(handle, "sha256").digest())
         self.fingerprint = digest.hexdigest()
-        """Of the weights, tokenizer and pooling: vectors of one are not those of another."""
+        """Of all that decides a vector: those of one teacher are not those of another."""
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         """Return the texts, prefix included, as the teacher reads them, with offsets."""
@@ -122,9 +125,8 @@ def teach(
     folder: Path,
     *,
     key: str,
-    share: tuple[int, int] = (0, 1),
     progress: Callable[[str], None] | None = None,
-) -> np.ndarray | None:
+) -> np.ndarray:
     """Compute the vectors of all texts into a folder, or go on with what is there.
 
     Args:
@@ -132,11 +134,10 @@ def teach(
         texts: The texts; read a block at a time.
         folder: Where the blocks are kept, as float16.
         key: Fingerprint of the texts.
-        share: (i, n): do every n-th block starting at i, for n processes in parallel.
         progress: Called with a line of text after every block.
 
     Returns:
-        All vectors, shape (texts, width), float16; None while other processes' blocks are missing.
+        All vectors, shape (texts, width), float16.
 
     Raises:
         DataError: If the folder holds vectors of other texts or another teacher.
@@ -146,18 +147,22 @@ def teach(
     made_from = f"{teacher.fingerprint} {key}"
     if note.is_file():
         if json.loads(note.read_text("utf-8"))["made_from"] != made_from:
-            raise DataError("holds vectors of other texts or another teacher", path=str(folder))
+            raise DataError(
+                "holds vectors of other texts or another teacher (or prefix, pooling, row length, "
+                "precision); give another --cache or --output",
+                path=str(folder),
+            )
     else:
         write_json(note, {"made_from": made_from, "texts": len(texts)})
     blocks = range(-(-len(texts) // BLOCK))
     started, done = time.perf_counter(), 0
-    for block in blocks[share[0] :: share[1]]:
+    for block in blocks:
         path = folder / f"{block:06d}.npy"
         if path.is_file():
             continue
         first = block * BLOCK
         chosen = [texts[i] for i in range(first, min(first + BLOCK, len(texts)))]
-        temporary = path.with_suffix(".tmp.npy")
+        temporary = path.with_name(f".{os.getpid()}-{path.name}")  # others may work beside us
         np.save(temporary, teacher.vectors(chosen).astype(np.float16))
         os.replace(temporary, path)
         done += len(chosen)
@@ -165,6 +170,4 @@ def teach(
             rate = done / (time.perf_counter() - started)
             progress(f"teacher: block {block + 1} of {len(blocks)}, {rate:,.0f} texts/s")
     paths = [folder / f"{block:06d}.npy" for block in blocks]
-    if not all(path.is_file() for path in paths):
-        return None
     return np.concatenate([np.load(path) for path in paths])

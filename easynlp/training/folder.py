@@ -128,10 +128,10 @@ def save_weights(folder: Path, model: torch.nn.Module, backbone: Backbone) -> No
 
 def _check_same(recipe: Path, resolved: Mapping[str, Any]) -> None:
     before = yaml.safe_load(recipe.read_text(encoding="utf-8")) or {}
-    changed = [
-        f"{key}: was {before.get(key)!r}, now {value!r}"
+    changed = [  # what an older version had no option for is not a change
+        f"{key}: was {before[key]!r}, now {value!r}"
         for key, value in resolved.items()
-        if key not in _FREE and before.get(key) != value
+        if key not in _FREE and key in before and before[key] != value
     ]
     if changed:
         raise ConfigError(

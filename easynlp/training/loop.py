@@ -23,7 +23,6 @@ import torch
 from easynlp.data.sampling import Sampler, Source, micro_batches
 from easynlp.distributed import World, all_sum, no_sync, wrap
 from easynlp.errors import RunError
-from easynlp.models.attention import quicken_attention
 from easynlp.training.memory import checkpoint_activations
 from easynlp.training.optim import make_optimizer
 from easynlp.training.plan import Pass, Plan
@@ -125,8 +124,6 @@ def fit(
     """
     world = world or World()
     model = plan.model.to(device)
-    if options.precision == "bf16" and device.type == "cpu":
-        quicken_attention(model)
     if options.activation_checkpointing:
         checkpoint_activations(model)
     wrapped = wrap(model, world)

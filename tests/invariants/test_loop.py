@@ -217,3 +217,27 @@ def test_two_processes_train_as_one(tiny_folder, tmp_path) -> None:
     (losses, weight), (shared_losses, shared_weight) = found
     assert losses == pytest.approx(shared_losses, abs=1e-5)
     assert weight == pytest.approx(shared_weight, rel=1e-6)
+
+
+def test_every_term_is_divided_by_its_own_targets_whatever_the_accumulation(tiny_backbone):
+    """Rows of very different lengths: tokens and rows are not in proportion in any part."""
+    from easynlp.methods import apply_methods
+    from easynlp.tasks.language_modeling import Config, LanguageModeling
+    from tests.conftest import REVIEWS
+    from tests.contract.samples import plain
+
+    task = LanguageModeling(Config(max_length=64, mask_rate=0.4), tiny_backbone.tokenizer)
+    texts = [(text * 4)[: 4 + 7 * i] for i, (text, _) in enumerate(REVIEWS)]
+    source = EncodedRows.of(task.encode_batch([{"text": text} for text in texts]))
+    ends = []
+    for accumulate in (1, 3):
+        torch.manual_seed(0)
+        plan = Plan(task, task.build(plain(tiny_backbone)), (task_term(task),))
+        plan = apply_methods(plan, ["bag_of_words"])
+        options = FitOptions(steps=2, batch_size=8, lr=1e-3, warmup=0.0, accumulate=accumulate)
+        events = list(fit(plan, source, options, state=State(), device=torch.device("cpu")))
+        ends.append((events[-1].losses, plan.model.state_dict()))
+    (whole, weights), (parts, others) = ends
+    assert parts == pytest.approx(whole, rel=1e-4)
+    for name, value in weights.items():
+        torch.testing.assert_close(others[name], value, rtol=0, atol=1e-5)

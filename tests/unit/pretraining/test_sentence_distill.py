@@ -40,15 +40,21 @@ def test_vectors_are_those_of_stock_transformers_whatever_the_batch(tiny_folder,
         np.testing.assert_allclose(vector, wanted / wanted.norm(), atol=1e-5)
 
 
-def test_teaching_goes_on_where_it_stopped_and_can_be_shared(teacher, tmp_path, monkeypatch):
+def test_teaching_goes_on_where_it_stopped(teacher, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "BLOCK", 3)
     straight = teach(teacher, TEXTS, tmp_path / "a", key="k")
-    assert straight is not None
-    assert teach(teacher, TEXTS, tmp_path / "b", key="k", share=(1, 2)) is None
+
+    def stop(text):
+        if "block 2" in text:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        teach(teacher, TEXTS, tmp_path / "b", key="k", progress=stop)
+    assert len(list((tmp_path / "b").glob("*.npy"))) == 2
     kept = (tmp_path / "b" / "000001.npy").stat().st_mtime_ns
-    shared = teach(teacher, TEXTS, tmp_path / "b", key="k")
+    resumed = teach(teacher, TEXTS, tmp_path / "b", key="k")
     assert (tmp_path / "b" / "000001.npy").stat().st_mtime_ns == kept
-    np.testing.assert_array_equal(straight, shared)
+    np.testing.assert_array_equal(straight, resumed)
     with pytest.raises(DataError, match="other texts"):
         teach(teacher, TEXTS, tmp_path / "a", key="another")
 
@@ -105,6 +111,8 @@ def test_the_pooled_vector_learns_what_the_teacher_says(tiny_folder, tmp_path):
     [
         ({"teacher": "tiny-zh"}, "--teacher works on texts"),
         ({"rows": "texts", "embeddings": "teacher"}, "needs --teacher"),
+        ({"rows": "texts", "teacher": "tiny-zh"}, "asked nothing"),
+        ({"cache": "somewhere"}, "add --rows texts"),
         ({"rows": "texts", "method": ["sentence_distill"]}, "give --teacher"),
         ({"rows": "texts", "method": ["sentence_distill:temperature=0"]}, "temperature above 0"),
     ],
@@ -117,3 +125,22 @@ def test_what_does_not_fit_is_refused(tmp_path, options, message):
             corpus=[str(corpus)], output=str(tmp_path / "run"), vocab_size=200, layers=1,
             hidden_size=32, heads=2, ffn=64, max_positions=64, row_length=32, steps=1, **options,
         )  # fmt: skip
+
+
+def test_a_continued_checkpoint_is_taught_at_its_own_width_and_its_teacher_is_not_deleted(
+    tiny_folder, tmp_path
+):
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("\n\n".join(TEXTS * 10), encoding="utf-8")
+    options = dict(
+        corpus=[str(corpus)], row_length=32, rows="texts", batch_size=8, steps=2,
+        init=str(tiny_folder), method=["sentence_distill", "fgm"], precision="fp32",
+        max_positions=64,
+    )  # fmt: skip
+    folder = easynlp.pretrain(output=str(tmp_path / "run"), teacher=str(tiny_folder), **options)
+    assert Backbone.load(str(folder)).config.hidden_size == 32
+    with pytest.raises(ConfigError, match="overwrite"):
+        easynlp.pretrain(
+            output=str(tmp_path / "run"), teacher=str(folder), overwrite=True, **options
+        )
+    assert (folder / "model.safetensors").is_file()
