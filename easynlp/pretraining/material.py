@@ -95,7 +95,7 @@ def prepare(config: PretrainConfig, device: torch.device) -> Material:
             files, tokenizer, output / "rows", row_length=config.row_length,
             heldout=heldout, progress=log.info, workers=config.workers,
         )  # fmt: skip
-        log.info("corpus: %s", stats)
+        log.info("corpus: %s", ", ".join(f"{n:,} {k}" for k, n in vars(stats).items()))
         _similar_words(config, output / "rows" / "rows.bin", tokenizer, device)
         return Material(config, tokenizer, stats.rows)
     made = Path(config.cache) if config.cache else output

@@ -17,12 +17,14 @@ from easynlp.data.sampling import Source
 from easynlp.distributed import World, process_group
 from easynlp.errors import ConfigError, DataError
 from easynlp.methods import apply_methods
+from easynlp.models.backbone import Backbone
 from easynlp.models.heads import core
 from easynlp.pretraining.architectures import set_dropout, start_positions
 from easynlp.pretraining.corpus import find_files
 from easynlp.pretraining.material import Material, by_sentence, by_token, prepare
 from easynlp.pretraining.objectives import fit_positions, make_task, settle, starting_backbone
 from easynlp.pretraining.sentence_distill import start_embeddings
+from easynlp.pretraining.teacher import check_teacher
 from easynlp.pretraining.token_distill import TaughtModeling
 from easynlp.training.folder import claim_folder
 from easynlp.training.loop import FitOptions, make_forward, to_tensors
@@ -63,9 +65,11 @@ def pretrain(config: PretrainConfig) -> Path:
     device = pick_device(config.device, World.from_environment().local_rank)
     output = Path(config.output)
     find_files(config.corpus, config.exclude)  # complain before a folder is made
-    for name in config.heldout:
-        if not Path(name).is_file():
+    for name in (*config.heldout, config.similar_words, config.vocab):
+        if name is not None and not Path(name).is_file():
             raise DataError("no such file", path=name)
+    if config.teacher is not None:
+        check_teacher(Backbone.load(config.teacher))
     with process_group(device) as world:
         if world.is_main:
             claim_folder(
@@ -157,6 +161,8 @@ def _check(config: PretrainConfig) -> None:
             "--teacher is asked nothing: add --method sentence_distill, hidden_distill or "
             "relation_distill, or --embeddings teacher"
         )
+    if not config.teacher and (by_sentence(config) or by_token(config)):
+        raise ConfigError("a student is taught by a teacher: give --teacher and --rows texts")
     if config.cache and config.rows == "packed":
         raise ConfigError("--cache keeps texts and a teacher's vectors: add --rows texts")
 

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from transformers import MODEL_FOR_MASKED_LM_MAPPING
 
 from easynlp.atomic import write_json
 from easynlp.errors import DataError, ModelError
@@ -23,7 +24,7 @@ from easynlp.models.backbone import Backbone
 from easynlp.text.tokenizer import Encoded
 from easynlp.training.precision import autocast
 
-__all__ = ["Teacher", "teach"]
+__all__ = ["Teacher", "check_teacher", "teach"]
 
 BLOCK = 4096
 """Texts of one file; sorted by length inside, so next to nothing is padded."""
@@ -56,6 +57,7 @@ class Teacher:
         device: torch.device | None = None,
     ) -> None:
         backbone = Backbone.load(name)
+        check_teacher(backbone)
         self.tokenizer = backbone.tokenizer
         self.device = device or torch.device("cpu")
         self.model: Any = backbone.with_head("AutoModel").train(False)
@@ -117,6 +119,20 @@ class Teacher:
         else:
             pooled = (hidden * mask[..., None]).sum(1) / lengths[:, None]
         return torch.nn.functional.normalize(pooled, dim=-1).cpu().numpy()  # type: ignore[no-any-return]
+
+
+def check_teacher(backbone: Backbone) -> None:
+    """Refuse what does not read a text in both directions.
+
+    Raises:
+        ModelError: If it is a decoder or has one.
+    """
+    kind = type(backbone.config)
+    if backbone.config.is_encoder_decoder or kind not in MODEL_FOR_MASKED_LM_MAPPING:
+        raise ModelError(
+            f"{backbone.name} ({backbone.config.model_type}) cannot teach: a teacher is an "
+            "encoder, such as BERT, RoBERTa, ELECTRA or an E5 or BGE model of that shape"
+        )
 
 
 def teach(

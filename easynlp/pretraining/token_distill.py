@@ -140,13 +140,12 @@ def relation_distill(plan: Plan, *, weight: float = 1.0, heads: int = 12) -> Pla
     """
     side = _side(plan, "relation_distill")
     model: Any = plan.model
-    for name, width in (
-        ("student", model.core.config.hidden_size),
-        ("teacher", side.teacher.width),
-    ):
+    widths = {"student": model.core.config.hidden_size, "teacher": side.teacher.width}
+    for name, width in widths.items():
         if width % heads:
             raise ConfigError(
-                f"relation_distill: the {name}'s width {width} is not a multiple of heads={heads}"
+                f"relation_distill: the {name}'s width {width} is not a multiple of heads={heads}; "
+                f"valid for both: {', '.join(map(str, _divisors(math.gcd(*widths.values()))))}"
             )
 
     def compute(run: Pass) -> torch.Tensor:
@@ -166,6 +165,10 @@ def relation_distill(plan: Plan, *, weight: float = 1.0, heads: int = 12) -> Pla
 
     term = Term("relation_distill", compute, weight, count=_aligned)
     return replace(plan, terms=(*plan.terms, term))
+
+
+def _divisors(number: int) -> list[int]:
+    return [n for n in range(1, number + 1) if number % n == 0]
 
 
 def _relation(states: torch.Tensor, valid: torch.Tensor, heads: int) -> torch.Tensor:

@@ -129,11 +129,14 @@ def save_weights(folder: Path, model: torch.nn.Module, backbone: Backbone) -> No
 def _check_same(recipe: Path, resolved: Mapping[str, Any]) -> None:
     before = yaml.safe_load(recipe.read_text(encoding="utf-8")) or {}
     changed = [  # what an older version had no option for is not a change
-        f"{key}: was {before[key]!r}, now {value!r}"
+        f"--{key.replace('_', '-')}: was {before[key]!r}, now {value!r}"
         for key, value in resolved.items()
         if key not in _FREE and key in before and before[key] != value
     ]
     if changed:
         raise ConfigError(
-            f"cannot resume {recipe.parent} with other options:\n  " + "\n  ".join(changed)
+            f"cannot resume {recipe.parent} with other options:\n  "
+            + "\n  ".join(changed)
+            + "\n  Give the options it was begun with, start anew with --overwrite, or choose "
+            "another --output"
         )

@@ -278,6 +278,6 @@ def _check_finite(values: Mapping[str, float]) -> None:
     bad = [name for name, value in values.items() if not math.isfinite(value)]
     if bad:
         raise RunError(
-            f"{', '.join(bad)} not finite; the step was not taken. The last checkpoint is sound: "
-            "try a lower --lr, or --precision fp32"
+            f"{', '.join(bad)} not finite; the step was not taken, so a checkpoint saved before "
+            "is sound: try a lower --lr, or --precision fp32"
         )

@@ -68,6 +68,12 @@ def build_corpus(config: CorpusConfig, progress: Progress = log.info) -> Report:
     """
     output = Path(config.output)
     paths = find_sources(config.sources, config.exclude)
+    for source in map(Path, config.sources):
+        if source.is_dir() and output.resolve().is_relative_to(source.resolve()):
+            raise ConfigError(
+                f"--output {output} is inside the source {source}, so the next build would read "
+                "it: choose a folder elsewhere"
+            )
     clock = _Clock()
     heldout = Heldout.read(config.heldout) if config.heldout else None
     claim_folder(

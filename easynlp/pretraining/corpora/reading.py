@@ -72,6 +72,9 @@ def find_sources(paths: Sequence[str], exclude: Sequence[str] = ()) -> list[Path
                             path=str(path))  # fmt: skip
         else:
             found.append(path)
+    empty = [path for path in map(Path, paths) if path.is_file() and not path.stat().st_size]
+    if empty:
+        raise DataError("the file is empty", path=str(empty[0]))
     found = [path for path in dict.fromkeys(found) if path.stat().st_size]
     names = {name_of(path) for path in found}
     for name in exclude:

@@ -411,3 +411,16 @@ def test_a_held_out_file_that_is_missing_leaves_no_folder(tmp_path):
             )
         )  # fmt: skip
     assert not (tmp_path / "out").exists()
+
+
+def test_an_output_inside_a_source_is_refused(tmp_path):
+    (tmp_path / "a.txt").write_text("今天天气很好，我们去公园散步。\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="inside the source"):
+        build_corpus(CorpusConfig(sources=(str(tmp_path),), output=str(tmp_path / "out")))
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_empty_source_is_called_empty(tmp_path):
+    (tmp_path / "a.txt").write_text("", encoding="utf-8")
+    with pytest.raises(DataError, match="is empty"):
+        find_sources([str(tmp_path / "a.txt")])

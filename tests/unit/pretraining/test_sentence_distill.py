@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import easynlp
-from easynlp.errors import ConfigError, DataError
+from easynlp.errors import ConfigError, DataError, ModelError
 from easynlp.models.backbone import Backbone
 from easynlp.pretraining import teacher as module
 from easynlp.pretraining.sentence_distill import Axes, start_embeddings
@@ -144,3 +144,13 @@ def test_a_continued_checkpoint_is_taught_at_its_own_width_and_its_teacher_is_no
             output=str(tmp_path / "run"), teacher=str(folder), overwrite=True, **options
         )
     assert (folder / "model.safetensors").is_file()
+
+
+def test_what_cannot_read_both_ways_cannot_teach(tmp_path):
+    from transformers import GPT2Config
+
+    folder = tmp_path / "gpt2"
+    GPT2Config(n_layer=1, n_embd=8, n_head=1).save_pretrained(folder)
+    backbone = Backbone("gpt2", GPT2Config(), None, folder)
+    with pytest.raises(ModelError, match="a teacher is an encoder"):
+        module.check_teacher(backbone)
