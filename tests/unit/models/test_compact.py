@@ -90,9 +90,14 @@ def test_what_is_trained_from_it_is_plain(compact, tmp_path):
     Backbone.load(str(tmp_path / "run")).with_head("AutoModelForMaskedLM")
 
 
-def test_random_weights_of_a_compact_shape(compact):
+def test_random_weights_of_a_compact_shape_are_saved_as_plain_ones(compact, tmp_path):
     model = Backbone.load(f"random:{compact}").with_head("AutoModelForMaskedLM")
     assert model.config.hidden_size == 32
+    model.save_pretrained(tmp_path / "run")
+    shutil.copyfile(compact / "tokenizer.json", tmp_path / "run" / "tokenizer.json")
+    again = Backbone.load(str(tmp_path / "run")).with_head("AutoModelForMaskedLM")
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
 
 
 def test_transformers_refuses_it_and_reads_what_unpack_writes(compact, tmp_path):
