@@ -126,6 +126,10 @@ class Backbone:
         """
         auto = getattr(transformers, architecture)
         config = copy.deepcopy(self.config)
+        compact = self.folder is not None and is_compact(self.folder, config)
+        if hasattr(config, COMPACT_KEY):
+            # The model must not say of itself that its weights are in int8, random ones neither.
+            delattr(config, COMPACT_KEY)
         for key, value in overrides.items():
             setattr(config, key, value)
         # At these sizes eager attention is faster than SDPA on a CPU, slower on a GPU.
@@ -138,9 +142,7 @@ class Backbone:
                     return model, sorted(name for name, _ in model.named_parameters())
                 how: dict[str, Any] = {"config": config, "dtype": torch.float32,
                        "attn_implementation": attention, "output_loading_info": True}  # fmt: skip
-                if is_compact(self.folder, config):
-                    # The model must not say of itself that its weights are in int8.
-                    delattr(config, COMPACT_KEY)
+                if compact:
                     kind = auto._model_mapping[type(config)]
                     state = read_compact(self.folder)
                     model, found = kind.from_pretrained(None, state_dict=state, **how)

@@ -16,6 +16,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import torch
@@ -81,17 +82,29 @@ def quantize_rows(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def stored_state(folder: Path) -> dict[str, torch.Tensor]:
-    """Return all tensors of a plain or compact model folder, int8 rows as fp32."""
-    if (folder / COMPACT_FILE).is_file() and not (folder / "model.safetensors").is_file():
+    """Return all tensors of a plain or compact model folder, int8 rows as fp32.
+
+    A folder may hold both kinds of weights; its ``config.json`` says which are meant.
+
+    Raises:
+        ModelError: If the configuration cannot be read, or it and the files do not agree.
+    """
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise ModelError(f"{path} is not JSON: {error}") from error
+    if is_compact(folder, SimpleNamespace(**config)):
         return read_compact(folder)
     state: dict[str, torch.Tensor] = {}
     for path in sorted(folder.glob("*.safetensors")):
-        state.update(load_file(path))
+        if path.name != COMPACT_FILE:
+            state.update(load_file(path))
     return state
 
 
 def read_compact(folder: Path) -> dict[str, torch.Tensor]:
-    """Return a compact folder's tensors by name, fp32.
+    """Return a compact folder's tensors by name, fp32; whole numbers and truth values as they are.
 
     Raises:
         ModelError: If an int8 tensor has no scale, or one of another length.
@@ -105,7 +118,7 @@ def read_compact(folder: Path) -> dict[str, torch.Tensor]:
                 raise ModelError(f"{folder / COMPACT_FILE}: {name} has no scale for each row")
             state[name] = value.float() * scale.float()[:, None]
         elif not (name.endswith(SCALE) and name.removesuffix(SCALE) in raw):
-            state[name] = value.float()
+            state[name] = value.float() if value.is_floating_point() else value
     return state
 
 
@@ -130,7 +143,8 @@ def save_compact(source: Path, folder: Path, matrices: Matrices = "all") -> dict
         raise ModelError(f"{source} is not a model folder: config.json and *.safetensors wanted")
     packed: dict[str, torch.Tensor] = {}
     for name, value in state.items():
-        if value.ndim == 2 and (matrices == "all" or "embedding" in name):
+        rows = value.ndim == 2 and value.is_floating_point()
+        if rows and (matrices == "all" or "embedding" in name):
             packed[name], packed[name + SCALE] = quantize_rows(value)
         else:
             packed[name] = _half(value)

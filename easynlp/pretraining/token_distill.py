@@ -33,6 +33,8 @@ from easynlp.training.precision import autocast
 __all__ = ["TaughtModeling", "align", "hidden_distill", "relation_distill"]
 
 _PARTS = ("query", "key", "value")
+_INNER = "inner"
+"""Key of a student's output: its last layer's states in the same pass."""
 
 
 class TaughtModeling(LanguageModeling):
@@ -187,16 +189,23 @@ class _Side:
         self._taken: dict[str, torch.Tensor] = {}
         self._theirs: dict[str, torch.Tensor] = {}
         self._of: tuple[Any, tuple[torch.Tensor, dict[str, torch.Tensor]]] | None = None
+        # Other terms run the model again: what was taken stays with the output of its own pass.
+        plan.model.register_forward_hook(self._attach)
         base = plan.model.core.base_model  # type: ignore[union-attr]
         layers = base.encoder.layer  # type: ignore[union-attr]
         _watch(layers[-1], self._taken)  # type: ignore[index,arg-type]
         _watch(teacher.model.encoder.layer[-1], self._theirs)
 
     def student_hidden(self, run: Pass) -> torch.Tensor:
-        return self._taken["hidden"].view(*run.batch["input_ids"].shape, -1)
+        hidden: torch.Tensor = run.output[_INNER]["hidden"]
+        return hidden.view(*run.batch["input_ids"].shape, -1)
 
     def student_parts(self, run: Pass) -> dict[str, torch.Tensor]:
-        return {name: self._taken[name] for name in _PARTS}
+        return {name: run.output[_INNER][name] for name in _PARTS}
+
+    def _attach(self, module: torch.nn.Module, args: Any, output: Any) -> None:
+        output[_INNER] = dict(self._taken)
+        self._taken.clear()
 
     def teacher_states(self, run: Pass) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Return the teacher's last hidden states and its last layer's queries, keys, values."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import urllib.error
@@ -106,6 +107,100 @@ def test_reading_on_has_an_end(server, monkeypatch):
             found += part
     assert b" 415 " in found
     assert server.ask({"text": "房间很好"}).status_code == 200
+
+
+CHUNK = {"type": "http.request", "body": b" " * 1000, "more_body": True}
+
+
+def linger_over(status, max_body=None, chunks=10**9, receive=None):
+    """Answer a request before its body; return what was said and how many chunks were read."""
+    read, said = [], []
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": b"no"})
+
+    async def hear():
+        read.append(CHUNK)
+        await asyncio.sleep(0)
+        return {**CHUNK, "more_body": len(read) < chunks}
+
+    async def say(message):
+        said.append(message)
+
+    scope = {"type": "http", "headers": [(b"transfer-encoding", b"chunked")]}
+    asyncio.run(linger.Linger(app, max_body)(scope, receive or hear, say))
+    assert linger.Linger.lingering == 0
+    assert said[-1].get("more_body", False) is False
+    return said, len(read)
+
+
+def test_at_most_eight_bodies_are_thrown_away(monkeypatch):
+    assert linger_over(413, chunks=5)[1] == 5
+    assert linger_over(413, max_body=2000)[1] == 16
+    monkeypatch.setattr(linger, "MOST", 30_000)
+    assert linger_over(415)[1] == 30
+    assert linger.SECONDS <= 5
+
+
+@pytest.mark.parametrize("status", [401, 404, 408, 503, 200])
+def test_other_answers_go_out_as_they_are(status):
+    said, read = linger_over(status)
+    assert read == 0
+    assert said == [
+        {"type": "http.response.start", "status": status, "headers": []},
+        {"type": "http.response.body", "body": b"no"},
+    ]
+
+
+def test_few_connections_linger_at_once():
+    """All are refused; those beyond the sixteenth end with the refusal."""
+    most = 0
+
+    async def many():
+        gate, ended = asyncio.Event(), []
+
+        async def app(scope, receive, send):
+            await send({"type": "http.response.start", "status": 413, "headers": []})
+            await send({"type": "http.response.body", "body": b"no"})
+
+        async def hear():
+            nonlocal most
+            most = max(most, linger.Linger.lingering)
+            await gate.wait()
+            return {**CHUNK, "more_body": False}
+
+        async def one(number):
+            said = []
+
+            async def say(message):
+                said.append(message)
+
+            scope = {"type": "http", "headers": [(b"content-length", b"9000")]}
+            await linger.Linger(app)(scope, hear, say)
+            assert (b"connection", b"close") in said[0]["headers"]
+            ended.append(number)
+
+        tasks = [asyncio.create_task(one(number)) for number in range(20)]
+        while len(ended) < 4:
+            await asyncio.sleep(0)
+        early = list(ended)
+        gate.set()
+        await asyncio.gather(*tasks)
+        return early
+
+    assert asyncio.run(asyncio.wait_for(many(), 5)) == [16, 17, 18, 19]
+    assert most == 16
+    assert linger.Linger.lingering == 0
+
+
+def test_a_client_that_breaks_off_frees_its_place():
+    async def broken():
+        raise RuntimeError("the connection is gone")
+
+    with pytest.raises(RuntimeError, match="is gone"):
+        linger_over(413, receive=broken)
+    assert linger.Linger.lingering == 0
 
 
 def test_a_body_that_was_read_keeps_the_connection(server):

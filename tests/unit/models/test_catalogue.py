@@ -55,6 +55,11 @@ def test_an_alias_means_one_model_and_hides_no_other():
     assert all(canonical(alias) in ids for alias in aliases())
 
 
+def test_the_first_bge_is_not_taken_for_its_successor():
+    assert canonical("bge-small-zh-v1.5") == "BAAI/bge-small-zh-v1.5"
+    assert canonical("bge-small-zh") == "bge-small-zh"
+
+
 @pytest.mark.parametrize(
     ("old", "hub"),
     [

@@ -90,9 +90,14 @@ def test_what_is_trained_from_it_is_plain(compact, tmp_path):
     Backbone.load(str(tmp_path / "run")).with_head("AutoModelForMaskedLM")
 
 
-def test_random_weights_of_a_compact_shape(compact):
+def test_random_weights_of_a_compact_shape_are_saved_as_plain_ones(compact, tmp_path):
     model = Backbone.load(f"random:{compact}").with_head("AutoModelForMaskedLM")
     assert model.config.hidden_size == 32
+    model.save_pretrained(tmp_path / "run")
+    shutil.copyfile(compact / "tokenizer.json", tmp_path / "run" / "tokenizer.json")
+    again = Backbone.load(str(tmp_path / "run")).with_head("AutoModelForMaskedLM")
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
 
 
 def test_transformers_refuses_it_and_reads_what_unpack_writes(compact, tmp_path):
@@ -116,6 +121,37 @@ def test_unpack_keeps_what_no_head_uses(tiny_folder, tmp_path):
     save_compact(folder, tmp_path / "compact")
     unpack(tmp_path / "compact", tmp_path / "plain")
     assert stored_state(tmp_path / "plain").keys() == state.keys()
+
+
+@pytest.mark.parametrize("said", [True, False])
+def test_the_configuration_decides_between_two_kinds_of_weights(
+    compact, tiny_folder, tmp_path, said
+):
+    if not said:
+        shutil.copyfile(tiny_folder / "config.json", compact / "config.json")
+    other = {"left.over": torch.ones(2)}
+    save_file(other, compact / "model.safetensors", metadata={"format": "pt"})
+    wanted = read_compact(compact) if said else other
+    state = stored_state(compact)
+    assert state.keys() == wanted.keys()
+    assert all(torch.equal(value, wanted[name]) for name, value in state.items())
+
+
+def test_tensors_that_are_no_floats_come_back_as_they_were(tiny_folder, tmp_path):
+    folder = tmp_path / "buffers"
+    shutil.copytree(tiny_folder, folder)
+    buffers = {
+        "bert.embeddings.position_ids": torch.arange(512)[None],
+        "steps": torch.tensor([70_001]),
+        "seen": torch.tensor([True, False]),
+    }
+    state = {**load_file(folder / "model.safetensors"), **buffers}
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    save_compact(folder, tmp_path / "compact")
+    back = read_compact(tmp_path / "compact")
+    for name, value in buffers.items():
+        assert back[name].dtype == value.dtype, name
+        assert torch.equal(back[name], value), name
 
 
 def test_only_embeddings(tiny_folder, tmp_path, capsys):

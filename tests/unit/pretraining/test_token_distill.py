@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ import torch
 
 import easynlp
 from easynlp.errors import ConfigError
+from easynlp.methods.fgm import fgm
+from easynlp.methods.r_drop import r_drop
 from easynlp.models.backbone import Backbone
 from easynlp.models.heads import core
 from easynlp.pretraining.teacher import Teacher
@@ -80,6 +83,23 @@ def test_hidden_states_reach_the_student_at_the_aligned_tokens(tiny_backbone):
         plan.model.to_teacher_hidden.bias.zero_()
     assert plan.terms[-1].compute(run).item() / count == pytest.approx(0.0, abs=1e-5)
     assert near > 1e-4
+
+
+@pytest.mark.parametrize("other", [r_drop, fgm])
+@pytest.mark.parametrize("method", [hidden_distill, partial(relation_distill, heads=4)])
+def test_passes_of_other_methods_leave_the_students_states_alone(tiny_backbone, method, other):
+    """Both run the model again before the distillation's term looks."""
+    plan, run = twins(tiny_backbone, lambda p: method(other(p)))
+    for module in plan.model.train().modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.3
+    (term,) = (term for term in plan.terms if term.name.endswith("_distill"))
+    torch.manual_seed(5)
+    alone = term.compute(run.again())
+    torch.manual_seed(5)
+    _, losses = plan.total(run.again())
+    assert losses[term.name].item() == alone.item()
+    assert term.compute(run.again()).item() != alone.item()  # dropout makes passes differ
 
 
 def test_a_teacher_with_another_tokenizer_teaches(tmp_path, shared):
