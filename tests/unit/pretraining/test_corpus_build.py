@@ -199,7 +199,7 @@ def test_resuming_a_finished_build_changes_nothing(built, config) -> None:
     before = contents(output)
     assert build_corpus(config(output, resume=True, workers=2))["counts"] == report["counts"]
     assert contents(output) == before
-    with pytest.raises(ConfigError, match="min_document: was 8, now 9"):
+    with pytest.raises(ConfigError, match="--min-document: was 8, now 9"):
         build_corpus(config(output, resume=True, min_document=9))
 
 

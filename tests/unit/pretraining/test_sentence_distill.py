@@ -114,7 +114,10 @@ def test_the_pooled_vector_learns_what_the_teacher_says(tiny_folder, tmp_path):
         ({"rows": "texts", "teacher": "tiny-zh"}, "asked nothing"),
         ({"cache": "somewhere"}, "add --rows texts"),
         ({"rows": "texts", "method": ["sentence_distill"]}, "give --teacher"),
-        ({"rows": "texts", "method": ["sentence_distill:temperature=0"]}, "temperature above 0"),
+        (
+            {"rows": "texts", "teacher": "tiny-zh", "method": ["sentence_distill:temperature=0"]},
+            "temperature above 0",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(tmp_path, options, message):
