@@ -17,7 +17,7 @@ import torch
 
 from easynlp.errors import ConfigError
 from easynlp.models.heads import add_pooler
-from easynlp.training.plan import Pass, Plan, Term
+from easynlp.training.plan import Pass, Plan, Term, row_count
 
 __all__ = ["bag_of_words", "with_pooler"]
 
@@ -63,7 +63,8 @@ def bag_of_words(plan: Plan, *, weight: float = 0.3) -> Plan:
         loss: torch.Tensor = rows.sum()
         return loss
 
-    return replace(plan, terms=(*plan.terms, Term("bag_of_words", compute, weight, count=_rows)))
+    term = Term("bag_of_words", compute, weight, count=row_count)
+    return replace(plan, terms=(*plan.terms, term))
 
 
 def with_pooler(plan: Plan, method: str) -> Any:
@@ -83,7 +84,3 @@ def original_ids(batch: Any) -> torch.Tensor:
     ids: torch.Tensor = batch["input_ids"].clone()
     ids.view(-1)[batch["masked_positions"]] = batch["target"]
     return ids
-
-
-def _rows(batch: Any) -> int:
-    return len(batch["input_ids"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from easynlp.data.readers import EXTENSIONS, read_rows
 from easynlp.errors import DataError, did_you_mean
 from easynlp.pretraining.corpora.hashing import LINE, Ladder, plain
 
-__all__ = ["Heldout", "documents", "find_files"]
+__all__ = ["Heldout", "documents", "find_files", "leave_out"]
 
 SUFFIXES = (".txt", ".txt.gz", ".txt.zst")
 WINDOW = 30
@@ -47,14 +47,31 @@ def find_files(paths: Sequence[str | Path], exclude: Sequence[str] = ()) -> list
             found.append(path)
         else:
             raise DataError("no such file or folder", path=str(path))
-    names = {_stem(path) for path in found}
-    for name in exclude:
-        if name not in names:
-            raise DataError(f'no corpus file "{name}" to exclude.{did_you_mean(name, names)}')
-    kept = [path for path in found if _stem(path) not in exclude]
+    kept = leave_out(found, exclude, _stem, "corpus file")
     if not kept:
         raise DataError(f"no corpus files ({', '.join(SUFFIXES)}) in {', '.join(map(str, paths))}")
     return kept
+
+
+def leave_out(
+    found: Sequence[Path], exclude: Sequence[str], name_of: Callable[[Path], str], kind: str
+) -> list[Path]:
+    """Return the files whose names are not excluded.
+
+    Args:
+        found: Files.
+        exclude: Names, each of at least one file.
+        name_of: Gives a file's name.
+        kind: What the files are, for the error.
+
+    Raises:
+        DataError: If a name matches nothing.
+    """
+    names = {name_of(path) for path in found}
+    for name in exclude:
+        if name not in names:
+            raise DataError(f'no {kind} "{name}" to exclude.{did_you_mean(name, names)}')
+    return [path for path in found if name_of(path) not in exclude]
 
 
 def documents(path: Path) -> Iterator[list[str]]:

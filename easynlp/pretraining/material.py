@@ -24,7 +24,7 @@ from easynlp.tasks.language_modeling import LanguageModeling
 from easynlp.text.tokenizer import Tokenizer
 from easynlp.training.precision import resolve_precision
 
-__all__ = ["Lesson", "Material", "by_token", "prepare"]
+__all__ = ["Lesson", "Material", "by_sentence", "by_token", "prepare"]
 
 BY_TOKEN = ("hidden_distill", "relation_distill")
 log = logging.getLogger("easynlp")

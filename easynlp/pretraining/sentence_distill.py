@@ -22,9 +22,8 @@ from torch.nn.functional import cosine_similarity, cross_entropy, normalize
 from easynlp.errors import ConfigError
 from easynlp.pretraining.bag_of_words import with_pooler
 from easynlp.pretraining.teacher import Teacher
-from easynlp.tasks.base import Batch
 from easynlp.text.tokenizer import Tokenizer
-from easynlp.training.plan import Pass, Plan, Term
+from easynlp.training.plan import Pass, Plan, Term, row_count
 
 __all__ = ["Axes", "sentence_distill", "start_embeddings"]
 
@@ -71,7 +70,7 @@ def sentence_distill(
             loss = loss + contrast * cross_entropy(scores, own, reduction="sum")
         return loss
 
-    term = Term("sentence_distill", compute, weight, count=_texts)
+    term = Term("sentence_distill", compute, weight, count=row_count)
     return replace(plan, terms=(*plan.terms, term))
 
 
@@ -136,7 +135,3 @@ def start_embeddings(model: Any, tokenizer: Tokenizer, teacher: Teacher, axes: A
     found /= np.sqrt(np.maximum(spread, spread.max() * 1e-3))
     found *= model.config.initializer_range / found.std()
     table[plain] = torch.from_numpy(found).to(table)
-
-
-def _texts(batch: Batch) -> int:
-    return len(batch["input_ids"])

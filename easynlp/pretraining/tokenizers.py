@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -50,12 +49,12 @@ def make_tokenizer(
         return Tokenizer.load(folder)
     extra = SENTINELS if config.objective == "t5" else ()
     if config.init is None:
-        tokens = _given(config.vocab, extra) if config.vocab is not None else None
-        if tokens is None:
+        if config.vocab is not None:
+            tokens = _given(config.vocab, extra)
+        else:
             log.info("training a vocabulary of %d tokens", config.vocab_size)
             tokens = train_vocabulary(texts(), config.vocab_size, extra=extra)
-        chosen = tokens
-        write_folder(folder, lambda target: _save(chosen, target, config.max_positions, extra))
+        write_folder(folder, lambda target: _save(tokens, target, config.max_positions, extra))
         return Tokenizer.load(folder)
     backbone = Backbone.load(config.init)
     if config.vocab is None and not config.cut_vocab:
@@ -101,8 +100,7 @@ def _save(tokens: list[str], folder: Path, max_length: int, extra: Sequence[str]
 
 def _save_cut(backbone: Backbone, smaller: Tokenizer, folder: Path) -> None:
     """Write a cut tokenizer; files of the old vocabulary beside it would contradict it."""
-    old = copy.copy(backbone)
-    old.save_tokenizer(folder)
+    backbone.save_tokenizer(folder)
     for name in ("vocab.txt", "spiece.model", "sentencepiece.bpe.model", "vocab.json",
                  "merges.txt", "added_tokens.json"):  # fmt: skip
         (folder / name).unlink(missing_ok=True)

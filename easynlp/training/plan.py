@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from easynlp.tasks.base import Batch, Task
 
-__all__ = ["Method", "Pass", "Plan", "Term", "task_term"]
+__all__ = ["Method", "Pass", "Plan", "Term", "row_count", "task_term"]
 
 
 @dataclass
@@ -95,6 +95,11 @@ class Plan:
 
 Method = Callable[..., Plan]
 """``method(plan, **options) -> Plan``; entries of a METHODS table."""
+
+
+def row_count(batch: Batch) -> int:
+    """Return the rows of a batch: the targets of a term that is a mean over rows."""
+    return len(batch["input_ids"])
 
 
 def task_term(task: Task) -> Term:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from easynlp.data.columns import read_examples
 from easynlp.data.lines import numbered_lines
-from easynlp.errors import DataError, did_you_mean
+from easynlp.errors import DataError
+from easynlp.pretraining.corpus import leave_out
 from easynlp.tasks.base import Field
 
 __all__ = ["SUFFIXES", "Shard", "Source", "find_sources", "name_of", "shards"]
@@ -76,11 +77,7 @@ def find_sources(paths: Sequence[str], exclude: Sequence[str] = ()) -> list[Path
     if empty:
         raise DataError("the file is empty", path=str(empty[0]))
     found = [path for path in dict.fromkeys(found) if path.stat().st_size]
-    names = {name_of(path) for path in found}
-    for name in exclude:
-        if name not in names:
-            raise DataError(f'no source file "{name}" to exclude.{did_you_mean(name, names)}')
-    kept = [path for path in found if name_of(path) not in exclude]
+    kept = leave_out(found, exclude, name_of, "source file")
     if not kept:
         raise DataError(f"no source files ({' '.join(SUFFIXES)}) in {', '.join(map(str, paths))}")
     return kept

@@ -5,15 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
+from easynlp.config import ONCE, Count, Share
 from easynlp.errors import ConfigError
 from easynlp.options import Range
 
 __all__ = ["CorpusConfig"]
 
-Count = Annotated[int, Range(1)]
 Limit = Annotated[int, Range(0)]
-Share = Annotated[float, Range(0, 1)]
-ONCE = {"once": True}
 
 
 @dataclass(frozen=True, kw_only=True)
