@@ -159,8 +159,11 @@ class PretrainConfig:
     the place of the checkpoint's: shared tokens keep their vectors."""
     vocab_size: Annotated[int, Range(100)] = 8000
     """Entries of the vocabulary to train."""
-    architecture: Literal["bert", "roberta", "albert", "electra", "t5", "gpt2"] | None = None
-    """What to make, in the shape below; by default what the objective trains, bert for mlm."""
+    architecture: (
+        Literal["bert", "ngram_bert", "roberta", "albert", "electra", "t5", "gpt2"] | None
+    ) = None
+    """What to make, in the shape below; by default what the objective trains, bert for mlm.
+    ngram_bert is BERT with vectors for pairs of neighbouring tokens."""
     config_json: str | None = None
     """A JSON file of transformers configuration fields that go over the shape below."""
     layers: Count = 4
@@ -173,6 +176,8 @@ class PretrainConfig:
     """Width of the feed-forward layers."""
     max_positions: Count = 512
     """Longest input the model will take, in tokens."""
+    ngram_buckets: Count = 20_479
+    """ngram_bert: hashed vectors for pairs of neighbouring tokens; best a prime number."""
     embedding_size: Steps = 0
     """albert, electra: width of the embeddings; 0: 128, or the hidden size if that is less."""
     inner_group_num: Count = 1
@@ -208,8 +213,11 @@ class PretrainConfig:
     cache: str | None = None
     """Folder that keeps texts and teacher's vectors, for several runs to share; by default the
     run's own folder."""
-    embeddings: Literal["random", "teacher"] = "random"
-    """How token embeddings start: teacher reads each token and turns its vector to our width."""
+    embeddings: Literal["random", "teacher", "bag"] = "random"
+    """How token embeddings start: teacher reads each token and turns its vector to our width; bag
+    first learns embeddings whose sum points where the teacher's vector of a text points."""
+    bag_epochs: Positive = 2.0
+    """With --embeddings bag: passes over the texts for that."""
     mask_rate: Annotated[float, Range(0.01, 0.9)] = 0.15
     """Share of the tokens to predict; whole words are masked together."""
     method: tuple[str, ...] = ()

@@ -18,6 +18,7 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel
 
+import easynlp.models.ngram_bert  # noqa: F401 - tells transformers of the architecture
 from easynlp.errors import MissingExtra, ModelError, did_you_mean
 from easynlp.models.catalogue import aliases, canonical
 from easynlp.models.compact import COMPACT_KEY, is_compact, read_compact

@@ -19,6 +19,7 @@ from transformers import PretrainedConfig
 
 from easynlp.errors import ConfigError, did_you_mean
 from easynlp.models.heads import first_position
+from easynlp.models.ngram_bert import NgramBertConfig
 from easynlp.text.tokenizer import Tokenizer
 
 __all__ = [
@@ -49,6 +50,8 @@ class Shape:
     embedding_size: int = 0
     """ALBERT, ELECTRA: width of the embeddings; 0: 128, or the hidden size if that is less."""
     dropout: float = 0.0
+    ngram_buckets: int = 20_479
+    """ngram_bert: hashed vectors of neighbouring tokens."""
 
     @property
     def narrow(self) -> int:
@@ -61,12 +64,12 @@ class Architecture:
     """An entry of `ARCHITECTURES`.
 
     Attributes:
-        config: Name of the configuration's class in transformers.
+        config: The configuration's class, by its name if it is of transformers.
         objective: What it is trained for by default.
         fields: Turns a shape and a tokenizer into the configuration's fields.
     """
 
-    config: str
+    config: str | type[PretrainedConfig]
     objective: str
     fields: Callable[[Shape, Tokenizer], dict[str, Any]]
 
@@ -77,6 +80,10 @@ def _encoder(shape: Shape, tokenizer: Tokenizer) -> dict[str, Any]:
         "num_attention_heads": shape.heads, "intermediate_size": shape.ffn,
         "max_position_embeddings": shape.max_positions,
     }  # fmt: skip
+
+
+def _ngram_bert(shape: Shape, tokenizer: Tokenizer) -> dict[str, Any]:
+    return _encoder(shape, tokenizer) | {"ngram_buckets": shape.ngram_buckets}
 
 
 def _roberta(shape: Shape, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -118,6 +125,7 @@ def _gpt2(shape: Shape, tokenizer: Tokenizer) -> dict[str, Any]:
 
 ARCHITECTURES: dict[str, Architecture] = {
     "bert": Architecture("BertConfig", "mlm", _encoder),
+    "ngram_bert": Architecture(NgramBertConfig, "mlm", _ngram_bert),
     "roberta": Architecture("RobertaConfig", "mlm", _roberta),
     "albert": Architecture("AlbertConfig", "mlm", _albert),
     "electra": Architecture("ElectraConfig", "electra", _electra),
@@ -159,7 +167,9 @@ def make_config(
             f"--hidden-size {shape.hidden_size} is not a multiple of --heads {shape.heads}"
         )
     entry = ARCHITECTURES[name]
-    kind: Any = getattr(transformers, entry.config)
+    kind: Any = entry.config
+    if isinstance(kind, str):
+        kind = getattr(transformers, kind)
     fields = entry.fields(shape, tokenizer)
     if override is not None:
         fields |= _read(override, name, kind)
@@ -174,7 +184,7 @@ def make_config(
     try:
         config: PretrainedConfig = kind(**fields)
     except Exception as error:  # transformers checks types in its own ways
-        raise ConfigError(f"{entry.config} cannot be made: {error}") from error
+        raise ConfigError(f"{kind.__name__} cannot be made: {error}") from error
     set_dropout(config, shape.dropout)
     return config
 

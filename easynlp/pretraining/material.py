@@ -130,7 +130,7 @@ def by_token(config: PretrainConfig) -> bool:
 
 def by_sentence(config: PretrainConfig) -> bool:
     """Return whether the teacher's sentence vectors are used."""
-    return config.embeddings == "teacher" or "sentence_distill" in _methods(config)
+    return config.embeddings != "random" or "sentence_distill" in _methods(config)
 
 
 def _methods(config: PretrainConfig) -> set[str]:

@@ -93,7 +93,7 @@ def settle(config: PretrainConfig) -> PretrainConfig:
         architecture, objective = found, objective or ARCHITECTURES[found].objective
     entry = OBJECTIVES[objective]
     if (entry.fits and found not in entry.fits) or (not entry.fits and found in ("t5", "gpt2")):
-        fit = entry.fits or ("bert", "roberta", "albert", "electra")
+        fit = entry.fits or ("bert", "ngram_bert", "roberta", "albert", "electra")
         raise ConfigError(f"--objective {objective} trains {', '.join(fit)}, and not {found}")
     if config.cut_vocab and (config.init is None or config.vocab is not None):
         raise ConfigError("--cut-vocab cuts the vocabulary of --init, and goes without --vocab")
@@ -103,8 +103,9 @@ def settle(config: PretrainConfig) -> PretrainConfig:
         raise ConfigError("--similar-words is read by --masking similar")
     if config.teacher is not None and objective != "mlm":
         raise ConfigError(f"--teacher helps --objective mlm, not {objective}")
-    if config.embeddings == "teacher" and (config.init or architecture not in ("bert", "roberta")):
-        raise ConfigError("--embeddings teacher starts a new bert or roberta")
+    startable = ("bert", "ngram_bert", "roberta")
+    if config.embeddings != "random" and (config.init or architecture not in startable):
+        raise ConfigError(f"--embeddings {config.embeddings} starts a new {', '.join(startable)}")
     named = {spec.partition(":")[0] for spec in config.method}
     if "fgm" in named and objective in ("electra", "t5"):
         raise ConfigError(f"fgm perturbs the embeddings of one encoder: not with {objective}")
@@ -138,7 +139,7 @@ def starting_backbone(config: PretrainConfig, tokenizer: Tokenizer) -> Backbone:
         assert config.architecture is not None  # `settle` saw to it
         shape = Shape(
             config.layers, config.hidden_size, config.heads, config.ffn, config.max_positions,
-            config.inner_group_num, config.embedding_size, config.dropout,
+            config.inner_group_num, config.embedding_size, config.dropout, config.ngram_buckets,
         )  # fmt: skip
         made = make_config(config.architecture, shape, tokenizer, config.config_json)
         return Backbone("new", made, tokenizer)

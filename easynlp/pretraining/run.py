@@ -19,7 +19,9 @@ from easynlp.errors import ConfigError, DataError
 from easynlp.methods import apply_methods
 from easynlp.models.backbone import Backbone
 from easynlp.models.heads import core
+from easynlp.models.ngram_bert import set_token_codes
 from easynlp.pretraining.architectures import set_dropout, start_positions
+from easynlp.pretraining.bag_start import BAG, start_as_bag
 from easynlp.pretraining.corpus import find_files
 from easynlp.pretraining.material import Material, by_sentence, by_token, prepare
 from easynlp.pretraining.objectives import fit_positions, make_task, settle, starting_backbone
@@ -92,6 +94,11 @@ def pretrain(config: PretrainConfig) -> Path:
         source, score_rows = (material.source(task, chosen) for chosen in (learned, kept))
         # ELECTRA's two encoders and T5's two lengths are not counted: no share of the peak there.
         predicted = {"mlm": config.mask_rate, "causal": 1.0}.get(config.objective or "mlm")
+        if config.embeddings == "bag":
+            start_as_bag(
+                plan, source, output / BAG, epochs=config.bag_epochs, seed=config.seed,
+                device=device, world=world, progress=log.info,
+            )  # fmt: skip
         options = _fit_options(config, len(learned), resolve_precision(config.precision, device))
         train_to_folder(
             plan, source, options, output, device=device, world=world,
@@ -127,7 +134,8 @@ def save_model_folder(model: torch.nn.Module, tokenizer: Path, folder: Path) -> 
     for name, value in inner.state_dict().items():
         if value.data_ptr() not in seen:
             seen.add(value.data_ptr())
-            weights[name] = value.detach().cpu().half().contiguous()
+            value = value.detach().cpu().contiguous()
+            weights[name] = value.half() if value.is_floating_point() else value
 
     def fill(target: Path) -> None:
         inner.save_pretrained(target, state_dict=weights)
@@ -154,12 +162,12 @@ def _check(config: PretrainConfig) -> None:
     if config.rows == "packed" and (config.teacher or config.per_file):
         given = "--teacher" if config.teacher else "--per-file"
         raise ConfigError(f"{given} works on texts: add --rows texts")
-    if config.embeddings == "teacher" and not config.teacher:
-        raise ConfigError("--embeddings teacher needs --teacher")
+    if config.embeddings != "random" and not config.teacher:
+        raise ConfigError(f"--embeddings {config.embeddings} needs --teacher")
     if config.teacher and not (by_sentence(config) or by_token(config)):
         raise ConfigError(
             "--teacher is asked nothing: add --method sentence_distill, hidden_distill or "
-            "relation_distill, or --embeddings teacher"
+            "relation_distill, or --embeddings teacher or bag"
         )
     if not config.teacher and (by_sentence(config) or by_token(config)):
         raise ConfigError("a student is taught by a teacher: give --teacher and --rows texts")
@@ -178,6 +186,9 @@ def _plan(config: PretrainConfig, material: Material) -> tuple[Plan, Material]:
     model = task.build(starting_backbone(config, tokenizer))
     if config.init is None:
         start_positions(core(model))
+        if core(model).config.model_type == "ngram_bert":
+            names = [tokenizer.backend.id_to_token(i) or "" for i in range(tokenizer.vocab_size)]
+            set_token_codes(core(model), names, task.special)
     if lesson is not None:
         lesson = lesson.fitted(core(model).config.hidden_size)
         material = replace(material, lesson=lesson)

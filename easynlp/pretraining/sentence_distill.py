@@ -25,7 +25,7 @@ from easynlp.pretraining.teacher import Teacher
 from easynlp.text.tokenizer import Tokenizer
 from easynlp.training.plan import Pass, Plan, Term, row_count
 
-__all__ = ["Axes", "sentence_distill", "start_embeddings"]
+__all__ = ["Axes", "distance", "sentence_distill", "start_embeddings"]
 
 _SAMPLE = 100_000
 
@@ -61,17 +61,30 @@ def sentence_distill(
     def compute(run: Pass) -> torch.Tensor:
         if "vector" not in run.batch:
             raise ConfigError("sentence_distill needs a teacher's vectors: give --teacher")
-        wanted = run.batch["vector"].float()
         given = model.to_teacher(run.output["pooler_output"].float())
-        loss = (1.0 - cosine_similarity(given, wanted)).sum()
-        if contrast and len(wanted) > 1:
-            scores = normalize(given, dim=-1) @ wanted.T / temperature
-            own = torch.arange(len(wanted), device=wanted.device)
-            loss = loss + contrast * cross_entropy(scores, own, reduction="sum")
-        return loss
+        return distance(given, run.batch["vector"].float(), contrast, temperature)
 
     term = Term("sentence_distill", compute, weight, count=row_count)
     return replace(plan, terms=(*plan.terms, term))
+
+
+def distance(
+    given: torch.Tensor, wanted: torch.Tensor, contrast: float = 0.1, temperature: float = 0.05
+) -> torch.Tensor:
+    """Return how far vectors point from where they should, summed over rows; see the module.
+
+    Args:
+        given: Shape (rows, width).
+        wanted: Shape (rows, width), each of length 1.
+        contrast: See `sentence_distill`.
+        temperature: See `sentence_distill`.
+    """
+    loss = (1.0 - cosine_similarity(given, wanted)).sum()
+    if contrast and len(wanted) > 1:
+        scores = normalize(given, dim=-1) @ wanted.T / temperature
+        own = torch.arange(len(wanted), device=wanted.device)
+        loss = loss + contrast * cross_entropy(scores, own, reduction="sum")
+    return loss
 
 
 @dataclass(frozen=True)

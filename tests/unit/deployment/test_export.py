@@ -102,6 +102,24 @@ def test_int8_rows_are_close_to_the_table():
     assert (np.abs(found - table) <= allowed).all()
 
 
+def test_bigrams_and_bags_are_exported_their_tables_in_int8(tmp_path):
+    from easynlp.models.ngram_bert import NgramBertConfig
+
+    config = NgramBertConfig(
+        vocab_size=1200, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=64, max_position_embeddings=160, ngram_buckets=2003,
+    )  # fmt: skip
+    folder = tiny.classify_run(tmp_path / "run", config=config)
+    report = export(folder, int8=True, texts=tiny.TEXTS * 4)
+    assert report.difference <= 1e-4
+    assert report.agreement >= 0.99
+    graph = onnx.load(folder / "onnx" / "model.int8.onnx").graph
+    tables = {i.dims[0] for i in graph.initializer if i.name.endswith("_int8")}
+    assert {1200, 2003} <= tables
+    int8 = Pipeline.load(folder)
+    assert int8.predict(tiny.TEXTS, 64) == [int8.predict([text])[0] for text in tiny.TEXTS]
+
+
 def test_token_labels_of_an_encoder_without_type_ids(tmp_path):
     from transformers import DistilBertConfig
 

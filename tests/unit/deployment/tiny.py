@@ -73,12 +73,19 @@ def save_run(folder: Path, task: Any, base: Backbone, model: torch.nn.Module) ->
     return folder
 
 
-def classify_run(folder: Path, *, pair: bool = False, train: bool = True, **options: Any) -> Path:
+def classify_run(
+    folder: Path,
+    *,
+    pair: bool = False,
+    train: bool = True,
+    config: PretrainedConfig | None = None,
+    **options: Any,
+) -> Path:
     """Make a classifier of 好评 and 差评; trained until its answers are clear."""
     from easynlp.tasks.text_classify import TextClassify
 
     torch.manual_seed(0)
-    base = backbone()
+    base = backbone(config)
     examples: list[dict[str, Any]] = []
     rest = REST.replace("不", "")
     for i, (good, bad) in enumerate(zip(GOOD * 8, BAD * 8, strict=True)):

@@ -148,7 +148,7 @@ def test_a_json_file_goes_over_the_shape(tiny_backbone, tmp_path) -> None:
 def test_what_does_not_fit_is_told(go, tiny_backbone, tmp_path) -> None:
     for options, message in (
         ({"architecture": "bert", "objective": "t5"}, "--objective t5 trains t5, and not bert"),
-        ({"architecture": "gpt2", "objective": "mlm"}, "--objective mlm trains bert, roberta"),
+        ({"architecture": "gpt2", "objective": "mlm"}, "--objective mlm trains bert, ngram_bert, roberta"),
         (
             {"architecture": "albert", "layers": 3, "inner_group_num": 2},
             "not a multiple of --inner",

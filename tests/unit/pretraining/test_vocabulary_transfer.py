@@ -63,7 +63,7 @@ def logits(model, tokenizer, text: str):
         return model(input_ids=ids).logits[0]
 
 
-@pytest.mark.parametrize("name", ["bert", "roberta", "albert", "electra"])
+@pytest.mark.parametrize("name", ["bert", "ngram_bert", "roberta", "albert", "electra"])
 @pytest.mark.parametrize("how", ["swapped", "cut"])
 def test_texts_of_shared_tokens_get_the_same_answers(tiny_backbone, tmp_path, name, how) -> None:
     old = tiny_backbone.tokenizer
