@@ -27,7 +27,7 @@ from easynlp.training.plan import Pass, Plan, Term, row_count
 __all__ = ["BAG", "start_as_bag"]
 
 BAG = "bag.safetensors"
-_BATCH, _RATE = 256, 5e-3
+_BATCH, _RATE, _SCALE = 256, 5e-3, 5.0
 log = logging.getLogger("easynlp")
 
 
@@ -68,8 +68,11 @@ def start_as_bag(
 ) -> None:
     """Train the token embeddings of a plan's encoder as a bag, in place.
 
-    Their common scale is set back to the initial one afterwards, so directions are all that the
-    encoder takes over. Special tokens keep what they had.
+    Directions are all that the encoder takes over: it evens out lengths. So all embeddings are
+    then set to one scale, `_SCALE` times the initial one: AdamW moves a weight by its rate whatever
+    its size, so what is larger is kept longer, and at the initial scale a rate that is right for
+    new layers undoes in a few hundred steps what the tables had learned. Special tokens keep what
+    they had.
 
     Args:
         plan: Over a BERT with or without bigrams; its task hides words, here as everywhere.
@@ -84,8 +87,12 @@ def start_as_bag(
     task: Any = plan.task
     embeddings: Any = core(plan.model).base_model.embeddings
     bag = _Bag(embeddings, torch.from_numpy(task.special))
-    scale = embeddings.word_embeddings.weight.std()
+    scale = _SCALE * embeddings.word_embeddings.weight.std()
     _pass_through(plan)
+    with torch.no_grad():
+        for name, value in embeddings.named_parameters():
+            if "LayerNorm" not in name and not any(value is t for t in bag.tables().values()):
+                value *= _SCALE
     if path.is_file():
         with torch.no_grad():
             for name, value in load_file(path).items():
@@ -105,9 +112,11 @@ def start_as_bag(
         if event.step % max(1, steps // 20) == 0 or event.step == steps:
             progress("bag: step %d of %d, distance %.4f", event.step, steps, event.losses["bag"])
     with torch.no_grad():
+        others = _SCALE * bag.words.weight[bag.special]  # as they were: no bag holds them
         factor = scale / bag.words.weight.std()
         for table in bag.tables().values():
             table *= factor
+        bag.words.weight[bag.special] = others
     if world.is_main:
         tables = {name: value.detach().cpu() for name, value in bag.tables().items()}
         beside = path.with_name(f".{path.name}")
