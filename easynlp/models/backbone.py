@@ -24,13 +24,13 @@ from easynlp.models.catalogue import aliases, canonical
 from easynlp.models.compact import COMPACT_KEY, is_compact, read_compact
 from easynlp.text.tokenizer import Tokenizer
 
-__all__ = ["BUILT_IN", "Backbone"]
+__all__ = ["BUILT_IN", "Backbone", "set_dropout"]
 
 log = logging.getLogger("easynlp")
 BUILT_IN = Path(__file__).with_name("builtin")
 """Folder of the models that come with the package, one folder each."""
 
-_DROPOUTS = (
+DROPOUTS = (
     "hidden_dropout_prob",
     "attention_probs_dropout_prob",
     "classifier_dropout",
@@ -40,7 +40,12 @@ _DROPOUTS = (
     "embedding_dropout",
     "mlp_dropout",
     "seq_classif_dropout",
+    "dropout_rate",
+    "resid_pdrop",
+    "embd_pdrop",
+    "attn_pdrop",
 )
+"""Names of dropout rates in the configurations of transformers."""
 _TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
                     "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "merges.txt",
                     "vocab.json")  # fmt: skip
@@ -158,9 +163,7 @@ class Backbone:
     def with_dropout(self, rate: float) -> Backbone:
         """Return the same encoder with all its dropouts set to a rate."""
         config = copy.deepcopy(self.config)
-        for name in _DROPOUTS:
-            if getattr(config, name, None) is not None:
-                setattr(config, name, rate)
+        set_dropout(config, rate)
         return replace(self, config=config)
 
     def save_tokenizer(self, folder: Path) -> None:
@@ -179,6 +182,13 @@ class Backbone:
                 json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **known}, indent=1),
                 encoding="utf-8",
             )
+
+
+def set_dropout(config: Any, rate: float) -> None:
+    """Set all dropouts of a configuration, under whichever names it has them."""
+    for name in DROPOUTS:
+        if getattr(config, name, None) is not None:
+            setattr(config, name, rate)
 
 
 def check_weights(folder: Path) -> None:

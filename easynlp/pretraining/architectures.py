@@ -18,6 +18,7 @@ import transformers
 from transformers import PretrainedConfig
 
 from easynlp.errors import ConfigError, did_you_mean
+from easynlp.models.backbone import set_dropout
 from easynlp.models.heads import first_position
 from easynlp.models.ngram_bert import NgramBertConfig
 from easynlp.text.tokenizer import Tokenizer
@@ -27,13 +28,8 @@ __all__ = [
     "Shape",
     "make_config",
     "positions_of",
-    "set_dropout",
     "start_positions",
 ]
-
-DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout_rate", "resid_pdrop",
-            "embd_pdrop", "attn_pdrop")  # fmt: skip
-"""Names of the dropout rates in the configurations of `ARCHITECTURES`."""
 
 
 @dataclass(frozen=True)
@@ -205,13 +201,6 @@ def _read(path: str | Path, name: str, kind: Any) -> Mapping[str, Any]:
             f"{did_you_mean(unknown[0], known)}"
         )
     return found
-
-
-def set_dropout(config: Any, rate: float) -> None:
-    """Set all dropouts of a configuration, under whichever names it has them."""
-    for name in DROPOUTS:
-        if name in vars(config):
-            setattr(config, name, rate)
 
 
 def positions_of(config: Any) -> int | None:

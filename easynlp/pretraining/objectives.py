@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from easynlp.config import PretrainConfig
 from easynlp.errors import ConfigError
-from easynlp.models.backbone import Backbone
+from easynlp.models.backbone import Backbone, set_dropout
 from easynlp.pretraining.architectures import (
     ARCHITECTURES,
     Shape,
     make_config,
     positions_of,
-    set_dropout,
 )
 from easynlp.pretraining.similar_words import FILE
 from easynlp.tasks import find_task
@@ -84,8 +83,7 @@ def settle(config: PretrainConfig) -> PretrainConfig:
         found = Backbone.load(config.init).config.model_type
         if architecture not in (None, found):
             raise ConfigError(f"--init {config.init} is {found}, not --architecture {architecture}")
-        if config.config_json is not None:
-            raise ConfigError("--init takes the checkpoint's configuration: drop --config-json")
+        _check_init(config)
         architecture = found if found in ARCHITECTURES else None
         objective = objective or (ARCHITECTURES[found].objective if architecture else "mlm")
     else:
@@ -97,6 +95,8 @@ def settle(config: PretrainConfig) -> PretrainConfig:
         raise ConfigError(f"--objective {objective} trains {', '.join(fit)}, and not {found}")
     if config.cut_vocab and (config.init is None or config.vocab is not None):
         raise ConfigError("--cut-vocab cuts the vocabulary of --init, and goes without --vocab")
+    if config.masking != "word" and objective not in ("mlm", "electra"):
+        raise ConfigError(f"--masking says what --objective mlm hides; {objective} hides no words")
     if config.masking == "similar" and objective != "mlm":
         raise ConfigError("--masking similar replaces words for --objective mlm to correct")
     if config.similar_words is not None and config.masking != "similar":
@@ -113,6 +113,18 @@ def settle(config: PretrainConfig) -> PretrainConfig:
         raise ConfigError("sop and nsp make two segments of a packed row: drop --rows texts")
     methods = tuple(name for name in entry.methods if name not in named) + tuple(config.method)
     return replace(config, architecture=architecture, objective=objective, method=methods)  # type: ignore[arg-type]
+
+
+def _check_init(config: PretrainConfig) -> None:
+    """Refuse options of a new model beside ``init``."""
+    if config.config_json is not None:
+        raise ConfigError("--init takes the checkpoint's configuration: drop --config-json")
+    shaped = {f.name for f in fields(Shape)} & {f.name for f in fields(config)} - {"dropout"}
+    new = {f.name: f.default for f in fields(config)}
+    for name in sorted(shaped - {"max_positions"}):
+        if getattr(config, name) != new[name]:
+            flag = "--" + name.replace("_", "-")
+            raise ConfigError(f"--init takes the checkpoint's shape: drop {flag}")
 
 
 def make_task(config: PretrainConfig, tokenizer: Tokenizer) -> LanguageModeling:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,20 @@ from easynlp.data.sampling import Source
 from easynlp.distributed import World, process_group
 from easynlp.errors import ConfigError, DataError
 from easynlp.methods import apply_methods
-from easynlp.models.backbone import Backbone
+from easynlp.models.backbone import Backbone, set_dropout
 from easynlp.models.heads import core
 from easynlp.models.ngram_bert import set_token_codes
-from easynlp.pretraining.architectures import set_dropout, start_positions
+from easynlp.pretraining.architectures import start_positions
 from easynlp.pretraining.bag_start import BAG, start_as_bag
 from easynlp.pretraining.corpus import find_files
-from easynlp.pretraining.material import Material, by_sentence, by_token, prepare
+from easynlp.pretraining.material import BY_TOKEN, Material, by_sentence, by_token, prepare
 from easynlp.pretraining.objectives import fit_positions, make_task, settle, starting_backbone
 from easynlp.pretraining.sentence_distill import start_embeddings
 from easynlp.pretraining.teacher import check_teacher
 from easynlp.pretraining.token_distill import TaughtModeling
+from easynlp.pretraining.vocabulary import SPECIAL, save_vocabulary
+from easynlp.tasks.span_corruption import SENTINELS
+from easynlp.text.tokenizer import Tokenizer
 from easynlp.training.folder import claim_folder
 from easynlp.training.loop import FitOptions, make_forward, to_tensors
 from easynlp.training.plan import Pass, Plan, task_term
@@ -72,6 +76,7 @@ def pretrain(config: PretrainConfig) -> Path:
             raise DataError("no such file", path=name)
     if config.teacher is not None:
         check_teacher(Backbone.load(config.teacher))
+    _rehearse(config)
     with process_group(device) as world:
         if world.is_main:
             claim_folder(
@@ -173,6 +178,23 @@ def _check(config: PretrainConfig) -> None:
         raise ConfigError("a student is taught by a teacher: give --teacher and --rows texts")
     if config.cache and config.rows == "packed":
         raise ConfigError("--cache keeps texts and a teacher's vectors: add --rows texts")
+
+
+def _rehearse(config: PretrainConfig) -> None:
+    """Make model and methods without memory: cheap mistakes are told before a folder is made.
+
+    Raises:
+        ConfigError: If the shape's options or a method's do not fit.
+    """
+    extra = SENTINELS if config.objective == "t5" else ()
+    with tempfile.TemporaryDirectory() as folder:
+        save_vocabulary([*SPECIAL, *extra], Path(folder), max_length=8, extra=extra)
+        tokenizer = Tokenizer.load(folder)
+    task = make_task(config, tokenizer)
+    backbone = starting_backbone(config, tokenizer)
+    with torch.device("meta"):
+        plan = Plan(task, task.build(replace(backbone, folder=None)), (task_term(task),))
+        apply_methods(plan, [m for m in config.method if m.partition(":")[0] not in BY_TOKEN])
 
 
 def _plan(config: PretrainConfig, material: Material) -> tuple[Plan, Material]:
