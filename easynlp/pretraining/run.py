@@ -37,7 +37,11 @@ from easynlp.training.loop import FitOptions, make_forward, to_tensors
 from easynlp.training.plan import Pass, Plan, task_term
 from easynlp.training.precision import pick_device, resolve_precision
 from easynlp.training.session import Habits, train_to_folder
-from easynlp.training.throughput import throughput_of_run
+from easynlp.training.throughput import (
+    counted_flops_per_token,
+    flops_per_token,
+    throughput_of_run,
+)
 
 __all__ = ["pretrain", "save_model_folder"]
 
@@ -97,8 +101,12 @@ def pretrain(config: PretrainConfig) -> Path:
         learned = np.setdiff1d(np.arange(material.count), kept)
         task: Any = plan.task
         source, score_rows = (material.source(task, chosen) for chosen in (learned, kept))
-        # ELECTRA's two encoders and T5's two lengths are not counted: no share of the peak there.
+        # ELECTRA has two encoders, T5 rows of two lengths: there PyTorch counts.
         predicted = {"mlm": config.mask_rate, "causal": 1.0}.get(config.objective or "mlm")
+        flops = (
+            flops_per_token(plan.model, source.lengths, predicted=predicted)
+            if predicted else counted_flops_per_token(plan, source, device)
+        )  # fmt: skip
         if config.embeddings == "bag":
             start_as_bag(
                 plan, source, output / BAG, epochs=config.bag_epochs, seed=config.seed,
@@ -110,9 +118,8 @@ def pretrain(config: PretrainConfig) -> Path:
             habits=Habits(
                 config.save_every, config.log_every, config.resume,
                 throughput=throughput_of_run(
-                    plan.model, source.lengths, output, device=device,
-                    precision=options.precision, predicted=predicted, world=world,
-                ) if predicted else None,
+                    flops, output, device=device, precision=options.precision, world=world
+                ),
             ),
             evaluate=lambda: _score(plan, score_rows, options, device),
         )  # fmt: skip

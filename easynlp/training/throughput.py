@@ -17,13 +17,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from easynlp.atomic import write_json
+from easynlp.data.sampling import Source
 from easynlp.distributed import World
 from easynlp.models.heads import core
+from easynlp.training.loop import make_forward, to_tensors
+from easynlp.training.plan import Pass, Plan
 
 __all__ = [
     "Throughput",
+    "counted_flops_per_token",
     "flops_per_token",
     "measure_peak",
     "peak_of_run",
@@ -32,6 +37,7 @@ __all__ = [
 ]
 
 log = logging.getLogger("easynlp")
+_COUNTED_ROWS = 8
 SIZES = {"cpu": 1024, "cuda": 8192}
 """Rows and columns of the measured product: large enough for all of a device's speed."""
 
@@ -61,32 +67,23 @@ class Throughput:
 
 
 def throughput_of_run(
-    model: torch.nn.Module,
-    lengths: np.ndarray,
-    folder: Path,
-    *,
-    device: torch.device,
-    precision: str,
-    predicted: float,
-    world: World,
+    flops: float, folder: Path, *, device: torch.device, precision: str, world: World
 ) -> Throughput:
-    """Count a run's model and measure its machine.
+    """Measure a run's machine beside the FLOPs a token of its model.
 
     All processes measure at once, as they will compute at once; the main one keeps the figure.
 
     Args:
-        model: What is trained.
-        lengths: Tokens of the training rows.
+        flops: See `flops_per_token` and `counted_flops_per_token`.
         folder: Run folder.
         device: Where the run computes.
         precision: ``bf16`` or ``fp32``.
-        predicted: Predicted positions a token.
         world: This process among its peers.
     """
     peak = (
         peak_of_run(folder, device, precision) if world.is_main else measure_peak(device, precision)
     )
-    return Throughput(flops_per_token(model, lengths, predicted=predicted), peak, world.size)
+    return Throughput(flops, peak, world.size)
 
 
 def flops_per_token(
@@ -131,6 +128,34 @@ def flops_per_token(
     context = float(np.square(lengths, dtype=np.float64).sum() / np.sum(lengths, dtype=np.float64))
     attention: float = 12.0 * layers * config.hidden_size * context
     return 6.0 * (body + head * predicted) + attention
+
+
+def counted_flops_per_token(plan: Plan, source: Source, device: torch.device) -> float:
+    """Count the FLOPs of a training step per real token by PyTorch's own counter.
+
+    For what `flops_per_token` cannot tell from a configuration: two encoders, or an encoder and a
+    decoder. A few rows, spread over the lengths, are run forward and backward one by one, so
+    nothing is padded; gradients and random state are left as they were.
+
+    Args:
+        plan: What is trained; without gradients yet.
+        source: Its rows.
+        device: Where to compute.
+    """
+    order = np.argsort(source.lengths, kind="stable")
+    chosen = order[np.linspace(0, len(order) - 1, min(_COUNTED_ROWS, len(order))).astype(int)]
+    forward = make_forward(plan.model.to(device), "fp32", device)
+    flops = 0
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        for row in chosen:
+            batch = to_tensors(plan.task.collate([source.features(int(row), 0)]), device)
+            with FlopCounterMode(display=False) as counter:
+                total, _ = plan.total(Pass(forward, plan.model, batch, forward(batch)))
+                total.backward()  # type: ignore[no-untyped-call]
+            flops += counter.get_total_flops()
+    plan.model.zero_grad(set_to_none=True)
+    return flops / float(source.lengths[chosen].sum())
 
 
 def measure_peak(device: torch.device, precision: str, *, seconds: float = 1.0) -> float:

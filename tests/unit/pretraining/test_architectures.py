@@ -74,6 +74,7 @@ def test_trains_resumes_exactly_and_leaves_what_stock_transformers_loads(
     straight = (folder / "model.safetensors").read_bytes()
     lines = (tmp_path / "straight" / "metrics.jsonl").read_text().splitlines()
     assert json.loads(lines[-1])["step"] == 4
+    assert json.loads(lines[-1])["peak_share"] > 0
 
     name = options.get("architecture", "bert")
     stock = STOCK[options.get("objective", ARCHITECTURES[name].objective)]

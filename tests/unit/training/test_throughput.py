@@ -23,6 +23,7 @@ from easynlp.training.loop import Event
 from easynlp.training.reporting import Reporter
 from easynlp.training.throughput import (
     Throughput,
+    counted_flops_per_token,
     flops_per_token,
     measure_peak,
     peak_of_run,
@@ -119,3 +120,23 @@ def test_without_a_counted_model_there_is_a_speed_and_no_share(tmp_path) -> None
     line = json.loads((tmp_path / "metrics.jsonl").read_text(encoding="utf-8"))
     assert (line["steps_per_second"], line["tokens_per_second"]) == (0.5, 50.0)
     assert "peak_share" not in line
+
+
+def test_pytorch_counts_a_plan_as_its_shape_says(tiny_backbone) -> None:
+    from types import SimpleNamespace
+
+    from easynlp.tasks.language_modeling import LanguageModeling
+    from easynlp.training.plan import Plan, task_term
+
+    task = LanguageModeling(LanguageModeling.Config(max_length=32), tiny_backbone.tokenizer)
+    plan = Plan(task, task.build(tiny_backbone), (task_term(task),))
+    rows = [task.encode({"text": text * 3}) for text in ("房间很干净，下次还来", "早餐丰富", "好")]
+    lengths = np.array([len(row["input_ids"]) for row in rows])
+    source = SimpleNamespace(lengths=lengths, features=lambda row, epoch: rows[row])
+    state = torch.get_rng_state()
+    counted = counted_flops_per_token(plan, source, CPU)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(parameter.grad is None for parameter in plan.model.parameters())
+    predicted = sum(len(row["target"]) for row in rows) / lengths.sum()
+    wanted = flops_per_token(plan.model, lengths, predicted=predicted)
+    assert counted == pytest.approx(wanted, rel=1e-6)
