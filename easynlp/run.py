@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def train(config: TrainConfig, task_config: Any = None) -> Pipeline:
         backbone = backbone.with_dropout(config.dropout)
     data = dataset.read(config, task_type, task_config, backbone.tokenizer)
     torch.manual_seed(config.seed)
-    plan = Plan(data.task, data.task.build(backbone), (task_term(data.task),))
+    plan = Plan(data.task, data.task.build(backbone), (task_term(data.task),), backbone)
     plan = apply_methods(plan, config.method)
     features = dataset.encode(plan.task, data)
     pipeline = Pipeline(plan.task, TorchModel(plan.model, "fp32", device))
@@ -99,7 +100,7 @@ def train(config: TrainConfig, task_config: Any = None) -> Pipeline:
                 plan.task, base_model=config.model, columns=data.columns, scores=scores,
                 best_step=state.best_step or state.step,
             )  # fmt: skip
-            save_weights(folder, plan.model, backbone)
+            save_weights(folder, plan.model, replace(backbone, tokenizer=plan.task.tokenizer))
             save_meta(folder, about)
         world.wait()
     return Pipeline.load(folder, backend="torch")

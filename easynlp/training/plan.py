@@ -15,6 +15,7 @@ from easynlp.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
+    from easynlp.models.backbone import Backbone
     from easynlp.tasks.base import Batch, Task
 
 __all__ = ["Method", "Pass", "Plan", "Term", "row_count", "task_term"]
@@ -64,6 +65,8 @@ class Plan:
     task: Task
     model: torch.nn.Module
     terms: tuple[Term, ...] = field(default=())
+    backbone: Backbone | None = field(default=None, repr=False)
+    """What `model` was built from, for methods that build it anew with another head."""
 
     def __post_init__(self) -> None:
         names = [term.name for term in self.terms]

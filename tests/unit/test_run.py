@@ -258,3 +258,25 @@ def test_overwriting_what_the_run_reads_is_refused(go, tmp_path) -> None:
     with pytest.raises(ConfigError, match="would delete"):
         go(model=str(tmp_path / "run"), overwrite=True)
     assert (tmp_path / "run" / "model.safetensors").is_file()
+
+
+def test_a_method_may_build_the_model_anew_with_a_tokenizer_of_its_own(go, tmp_path) -> None:
+    from easynlp.text.tokenizer import Tokenizer
+
+    pipeline = go(method=(f"{__name__}:grow",))
+    assert pipeline.task.tokenizer.id_of("<extra>") is not None
+    assert Tokenizer.load(tmp_path / "run").id_of("<extra>") is not None
+
+
+def grow(plan):
+    """Replace the model and add a token, as a method of prompts does."""
+    from dataclasses import replace
+
+    from tokenizers import Tokenizer as Backend
+
+    from easynlp.text.tokenizer import Tokenizer
+
+    backend = Backend.from_str(plan.task.tokenizer.backend.to_str())
+    backend.add_special_tokens(["<extra>"])
+    task = type(plan.task)(plan.task.config, Tokenizer(backend))
+    return replace(plan, task=task, model=task.build(plan.backbone))
