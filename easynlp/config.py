@@ -12,7 +12,7 @@ import importlib.util
 import inspect
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -282,11 +282,20 @@ def parse_method(spec: str, find: Callable[[str], Any]) -> tuple[str, dict[str, 
         >>> def r_drop(plan, alpha: float = 1.0): ...
         >>> parse_method("r_drop:alpha=4", lambda name: r_drop)
         ('r_drop', {'alpha': 4.0})
+
+    A comma inside the value of a text option is part of it, unless what follows looks like the
+    next option:
+
+        >>> def pet(plan, pattern: str = "", alpha: float = 0.0): ...
+        >>> parse_method("pet:pattern=so, it was [MASK],alpha=1", lambda name: pet)
+        ('pet', {'pattern': 'so, it was [MASK]', 'alpha': 1.0})
     """
-    name, written = _split(spec)
+    name = _name(spec)
     function = find(name)
     parameters = dict(list(inspect.signature(function).parameters.items())[1:])  # less the plan
     annotations = _annotations(function)
+    texts = {key for key in parameters if annotations.get(key, str) in (str, str | None)}
+    written = _options(spec, name, texts)
     options: dict[str, Any] = {}
     problems: list[str] = []
     for key, value in written.items():
@@ -309,26 +318,37 @@ def parse_method(spec: str, find: Callable[[str], Any]) -> tuple[str, dict[str, 
     return name, options
 
 
-def _split(spec: str) -> tuple[str, Mapping[str, str]]:
-    """Cut a spec into name and options; the name may hold a colon of its own."""
+def _name(spec: str) -> str:
+    """Return the name in a spec; it may hold a colon of its own."""
     if "=" not in spec:
         module, colon, _ = spec.partition(":")
         if colon and "." not in module and importlib.util.find_spec(module) is None:
             raise ConfigError(f'method "{spec}": options are written name:option=value,...')
-        return spec, {}
+        return spec
     head, _, _ = spec.partition("=")
     name, colon, _ = head.rpartition(":")
     if not colon:
         raise ConfigError(f'method "{spec}" has no name; write name:option=value,...')
+    return name
+
+
+def _options(spec: str, name: str, texts: Container[str]) -> Mapping[str, str]:
+    """Cut the options of a spec at its commas; one inside a text option is part of the text."""
     options: dict[str, str] = {}
-    for part in spec[len(name) + 1 :].split(","):
+    last = ""
+    for part in spec[len(name) + 1 :].split(",") if "=" in spec else ():
         key, equals, value = part.partition("=")
+        is_option = bool(equals) and key.strip().isascii() and key.strip().isidentifier()
+        if not is_option and last in texts:
+            options[last] += f",{part}"
+            continue
         if not equals or not key.strip():
             raise ConfigError(f'method "{spec}": "{part}" is not option=value')
-        if key.strip() in options:
-            raise ConfigError(f'method "{spec}" sets {key.strip()} twice')
-        options[key.strip()] = value.strip()
-    return name, options
+        last = key.strip()
+        if last in options:
+            raise ConfigError(f'method "{spec}" sets {last} twice')
+        options[last] = value
+    return {key: value.strip() for key, value in options.items()}
 
 
 def _annotations(function: Callable[..., Any]) -> Mapping[str, Any]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from easynlp.models.backbone import Backbone
 
-__all__ = ["Labels", "label_of", "labelled_head", "sort_labels"]
+__all__ = ["Labels", "check_length", "label_of", "labelled_head", "sort_labels"]
 
 SHOWN = 20
 """Labels listed in a message before it says how many more there are."""
@@ -113,13 +113,7 @@ def labelled_head(
     Raises:
         ConfigError: If the encoder has no positions for so many tokens.
     """
-    positions = getattr(backbone.config, "max_position_embeddings", None) or math.inf
-    if backbone.config.model_type in ("roberta", "xlm-roberta", "camembert"):
-        positions -= 2  # their positions begin after the padding's
-    if max_length > positions:
-        raise ConfigError(
-            f"--max-length {max_length}: {backbone.name} reads at most {positions} tokens"
-        )
+    check_length(backbone, max_length)
     return backbone.with_head(
         architecture,
         num_labels=len(labels),
@@ -127,3 +121,18 @@ def labelled_head(
         label2id={name: i for i, name in enumerate(labels)},
         **config,
     )
+
+
+def check_length(backbone: Backbone, max_length: int) -> None:
+    """Refuse rows longer than an encoder has positions for.
+
+    Raises:
+        ConfigError: If the encoder has no positions for so many tokens.
+    """
+    positions = getattr(backbone.config, "max_position_embeddings", None) or math.inf
+    if backbone.config.model_type in ("roberta", "xlm-roberta", "camembert"):
+        positions -= 2  # their positions begin after the padding's
+    if max_length > positions:
+        raise ConfigError(
+            f"--max-length {max_length}: {backbone.name} reads at most {positions} tokens"
+        )

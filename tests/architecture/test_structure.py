@@ -30,6 +30,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "pipeline",
         "dataset pretraining",
         "run deployment",
+        "fewshot",
         "benchmarks",
         "demo",
         "api",
@@ -108,7 +109,7 @@ def test_the_loop_knows_no_task_and_no_method():
 FREE = (
     "errors", "extras", "options", "config", "registry", "text", "data", "tasks", "metrics",
     "pipeline", "api", "cli", "models.runtime", "deployment.batching", "deployment.server",
-    "deployment.loadtest",
+    "deployment.loadtest", "fewshot.prompt_classify", "fewshot.template", "fewshot.verbalizer",
 )  # fmt: skip
 BLOCKED = ("torch", "transformers", "sklearn", "scipy", "pandas", "pyarrow", "safetensors", "onnx",
            "onnxscript", "rjieba", "nervaluate", "tensorboard")  # fmt: skip

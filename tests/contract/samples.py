@@ -65,6 +65,25 @@ SAMPLES = {
         {"max_length": 32, "multi_label": True, "label_separator": "|"},
         steps=200,
     ),
+    "prompt_classify": Sample(
+        "prompt_classify",
+        REVIEW_ROWS,
+        {"max_length": 32, "pattern": "{text}，很[MASK]。", "words": "好评=好,很好;差评=差,太差"},
+    ),
+    "prompt_classify, pairs": Sample(
+        "prompt_classify",
+        [
+            {"text": text, "text_b": (text if i % 2 else REVIEWS[i - 1][0])[:6], "label": i % 2}
+            for i, (text, _) in enumerate(REVIEWS)
+        ],
+        {
+            "max_length": 32,
+            "pattern": "{text}[MASK]，{text_b}",
+            "words": "0=不;1=再",
+            "loss": "vocabulary",
+        },
+        steps=200,
+    ),
     "sequence_labeling": Sample(
         "sequence_labeling",
         [
@@ -106,6 +125,7 @@ SAMPLES = {
 CLAIMS: dict[str, tuple[str, ...]] = {
     "r_drop": (
         "text_classify",
+        "prompt_classify",
         "sequence_labeling",
         "language_modeling",
         "causal_language_modeling",
@@ -114,6 +134,7 @@ CLAIMS: dict[str, tuple[str, ...]] = {
     ),
     "fgm": (
         "text_classify",
+        "prompt_classify",
         "sequence_labeling",
         "language_modeling",
         "causal_language_modeling",

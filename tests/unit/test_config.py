@@ -233,6 +233,14 @@ def test_method_options_follow_the_signature():
     assert parse_method("teacher:path=runs/a:b", find)[1] == {"path": "runs/a:b"}
 
 
+def test_text_options_of_methods_may_hold_commas():
+    spec = "teacher:path=好=很好,不错;差=糟,很差,steps=2"
+    assert parse_method(spec, find)[1] == {"path": "好=很好,不错;差=糟,很差", "steps": 2}
+    assert parse_method("teacher:path=a, b,100=c", find)[1] == {"path": "a, b,100=c"}
+    with pytest.raises(ConfigError, match='has no option "step"'):
+        parse_method("teacher:path=a,step=2", find)
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [

@@ -1,0 +1,1 @@
+"""Learning from few labels: prompts, contrast, entailment, self-training, and honest baselines."""
