@@ -15,6 +15,7 @@ from easynlp.training.plan import Plan
 METHODS: dict[str, str] = {
     "r_drop": "easynlp.methods.r_drop:r_drop",
     "fgm": "easynlp.methods.fgm:fgm",
+    "pet": "easynlp.fewshot.pet:pet",
     "sop": "easynlp.pretraining.segment_pairs:sop",
     "nsp": "easynlp.pretraining.segment_pairs:nsp",
     "electra": "easynlp.pretraining.electra:electra",

@@ -10,7 +10,7 @@ from easynlp.models.backbone import Backbone
 from easynlp.tasks import find_task
 from tests.conftest import REVIEWS
 
-__all__ = ["CLAIMS", "PRETRAINING_ONLY", "SAMPLES", "SPECS", "Sample", "plain"]
+__all__ = ["CLAIMS", "PRETRAINING_ONLY", "SAMPLES", "SPECS", "TERMS", "Sample", "plain"]
 
 
 @dataclass(frozen=True)
@@ -140,6 +140,7 @@ CLAIMS: dict[str, tuple[str, ...]] = {
         "causal_language_modeling",
         "replaced_token_detection",
     ),
+    "pet": ("prompt_classify",),
     "sop": ("language_modeling",),
     "nsp": ("language_modeling",),
     "electra": ("replaced_token_detection",),
@@ -153,6 +154,7 @@ CLAIMS: dict[str, tuple[str, ...]] = {
 SPECS = {
     "r_drop": "r_drop:alpha=2",
     "fgm": "fgm:epsilon=0.05",
+    "pet": "pet:alpha=0.01,mask_rate=0.3",
     "sop": "sop",
     "nsp": "nsp",
     "electra": "electra:size=0.5",
@@ -163,6 +165,9 @@ SPECS = {
 }
 """How the methods are run here: the tiny model's random embeddings are short (a row's L2 norm is
 about 0.4), so a perturbation of the usual length would drown the text."""
+
+TERMS = {"pet": "mlm"}
+"""Methods whose term has another name than they."""
 
 PRETRAINING_ONLY = {
     "sop": "adds a pooler and a layer that reads it; the layer is not saved",

@@ -1,0 +1,161 @@
+"""PET: train a masked language model on filled patterns.
+
+Schick & Schütze 2021, "Exploiting Cloze Questions for Few Shot Text Classification and Natural
+Language Inference" (arXiv 2001.07676): with q(y | x) the softmax over the label words only,
+``loss = (1 - alpha) CE(q, y) + alpha MLM``, where MLM asks for hidden words of the same rows, so
+that the model goes on being a language model. The paper's alpha is 1e-4, for MLM over unlabelled
+text as well; CLUE's baseline uses the labelled rows alone, as here. The term costs a second pass,
+so it is off unless asked for. EasyNLP's code has no such term and trains over the full vocabulary:
+``loss=vocabulary``.
+
+Fuzzy-PET is PET with several words a label: each row is trained for every word set, and the
+scoring is chosen with ``scoring``; see `easynlp.fewshot.verbalizer`.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+
+from easynlp.errors import ConfigError
+from easynlp.fewshot.prompt_classify import PromptClassify, PromptConfig
+from easynlp.fewshot.verbalizer import Scoring, WordScore
+from easynlp.models.backbone import Backbone
+from easynlp.tasks.base import Batch
+from easynlp.tasks.language_modeling import special_ids
+from easynlp.tasks.text_classify import TextClassify
+from easynlp.training.plan import Pass, Plan, Term, task_term
+
+__all__ = ["hidden_words", "pet", "prompt_plan"]
+
+
+def pet(
+    plan: Plan,
+    *,
+    pattern: str = "",
+    words: str = "",
+    loss: Literal["restricted", "vocabulary"] | None = None,
+    scoring: Scoring | None = None,
+    word_score: WordScore | None = None,
+    alpha: float = 0.0,
+    mask_rate: float = 0.15,
+) -> Plan:
+    """Make a plan of text_classify or prompt_classify one that fills the hole of a pattern.
+
+    Args:
+        plan: What to change; no method may have come before it.
+        pattern: The text with a hole, ``{text}。总之很[MASK]。``, or ``@FILE``.
+        words: Words of each label, ``好评=好;差评=差``, or ``@FILE``; by default the labels' names.
+        loss: ``restricted`` to the label words (the paper), or over the ``vocabulary`` (EasyNLP).
+        scoring: How several words a label count: ``candidates``, ``sum`` or ``sets``.
+        word_score: How a word's tokens count: ``sum`` or ``mean``.
+        alpha: Weight of masked language modeling on the same rows; the paper's is 1e-4.
+        mask_rate: Share of a row's tokens hidden for it.
+
+    Raises:
+        ConfigError: If the plan is of another task or other methods came first, or an option,
+            pattern or word is wrong.
+
+    Example:
+        >>> plan = pet(plan, pattern="{text}。很[MASK]", words="好评=好;差评=差")  # doctest: +SKIP
+    """
+    if not 0 <= alpha < 1 or not 0 < mask_rate < 1:
+        raise ConfigError(
+            f"pet: alpha {alpha:g}, mask_rate {mask_rate:g}; valid: alpha from 0 to below 1, "
+            "mask_rate between 0 and 1"
+        )
+    options = {"pattern": pattern, "words": words, "loss": loss, "scoring": scoring,
+               "word_score": word_score}  # fmt: skip
+    made = prompt_plan("pet", plan, {key: value for key, value in options.items() if value})
+    if not alpha:
+        return made
+    term = replace(made.terms[0], weight=1 - alpha)
+    return replace(made, terms=(term, _language_modeling(made, alpha, mask_rate)))
+
+
+def prompt_plan(method: str, plan: Plan, options: Mapping[str, Any]) -> Plan:
+    """Return the plan of a prompt: its task, the model with its masked-LM head, its loss.
+
+    Args:
+        method: Who asks, for messages.
+        plan: Of text_classify or prompt_classify, with nothing but the task's loss.
+        options: Fields of `PromptConfig` to set.
+
+    Raises:
+        ConfigError: If the plan is another, or the options are wrong.
+    """
+    task, backbone = _task(method, plan), _backbone(method, plan)
+    if [term.name for term in plan.terms] != ["loss"]:
+        raise ConfigError(f"{method} makes the model anew, so it comes first among the methods")
+    made = PromptClassify(replace(task, **options), backbone.tokenizer)
+    return replace(plan, task=made, model=made.build(backbone), terms=(task_term(made),))
+
+
+def _task(method: str, plan: Plan) -> PromptConfig:
+    if isinstance(plan.task, PromptClassify):
+        return plan.task.config
+    if isinstance(plan.task, TextClassify) and not plan.task.config.multi_label:
+        config = plan.task.config
+        return PromptConfig(max_length=config.max_length, labels=config.labels)
+    raise ConfigError(
+        f"{method} is for text_classify and prompt_classify with one label a text, not for "
+        f"{plan.task.name}"
+    )
+
+
+def _backbone(method: str, plan: Plan) -> Backbone:
+    if plan.backbone is None:
+        raise ConfigError(f"{method} needs a plan that knows its backbone")
+    return plan.backbone
+
+
+def _language_modeling(plan: Plan, weight: float, rate: float) -> Term:
+    """Return the auxiliary term: guess hidden tokens of the same rows."""
+    task: Any = plan.task
+    fixed = np.concatenate([special_ids(task.tokenizer), np.array(task.soft_ids, np.int64)])
+    mask_id = task.tokenizer.mask_id
+
+    def compute(run: Pass) -> torch.Tensor:
+        ids = run.batch["input_ids"]
+        chosen = hidden_words(ids.cpu().numpy(), fixed, rate)
+        if not len(chosen):  # rows of nothing but specials: their loss is nought, with a gradient
+            return run.output.logits.sum() * 0.0
+        positions = torch.as_tensor(chosen, device=ids.device)
+        target = ids.reshape(-1)[positions]
+        masked = ids.reshape(-1).index_fill(0, positions, mask_id).view_as(ids)
+        output = run.forward({**run.batch, "input_ids": masked, "masked_positions": positions})
+        return cross_entropy(output.logits.float(), target, reduction="sum")
+
+    def count(batch: Batch) -> int:
+        return len(hidden_words(batch["input_ids"], fixed, rate))
+
+    return Term("mlm", compute, weight, count)
+
+
+def hidden_words(ids: np.ndarray, fixed: np.ndarray, rate: float) -> np.ndarray:
+    """Return flat places of the tokens to hide, at least one of every row that has any.
+
+    The draw is a function of the step's seed and the row: the rows a step is cut up into make no
+    difference, and every step hides others.
+
+    Args:
+        ids: Shape (rows, tokens).
+        fixed: Ids that are never hidden.
+        rate: Share of the rest to hide.
+    """
+    seed = torch.initial_seed()
+    places = []
+    for number, row in enumerate(ids):
+        ordinary = np.flatnonzero(~np.isin(row, fixed))
+        if not len(ordinary):
+            continue
+        rng = np.random.default_rng((seed, zlib.crc32(row[ordinary].tobytes())))
+        size = max(1, round(rate * len(ordinary)))
+        places.append(number * ids.shape[1] + np.sort(rng.permutation(ordinary)[:size]))
+    return np.concatenate(places) if places else np.zeros(0, np.int64)
