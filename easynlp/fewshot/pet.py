@@ -15,13 +15,14 @@ scoring is chosen with ``scoring``; see `easynlp.fewshot.verbalizer`.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
 
 from easynlp.errors import ConfigError
 from easynlp.fewshot.prompt_classify import PromptClassify, PromptConfig
@@ -32,7 +33,7 @@ from easynlp.tasks.language_modeling import special_ids
 from easynlp.tasks.text_classify import TextClassify
 from easynlp.training.plan import Pass, Plan, Term, task_term
 
-__all__ = ["hidden_words", "pet", "prompt_plan"]
+__all__ = ["hidden_words", "pet", "prompt_config", "prompt_plan"]
 
 
 def pet(
@@ -79,25 +80,37 @@ def pet(
     return replace(made, terms=(term, _language_modeling(made, alpha, mask_rate)))
 
 
-def prompt_plan(method: str, plan: Plan, options: Mapping[str, Any]) -> Plan:
+def prompt_plan(
+    method: str,
+    plan: Plan,
+    options: Mapping[str, Any],
+    wrap: Callable[[PromptClassify, PreTrainedModel], torch.nn.Module] | None = None,
+) -> Plan:
     """Return the plan of a prompt: its task, the model with its masked-LM head, its loss.
 
     Args:
         method: Who asks, for messages.
         plan: Of text_classify or prompt_classify, with nothing but the task's loss.
         options: Fields of `PromptConfig` to set.
+        wrap: Makes the trained module of the language model; by default what the task builds.
 
     Raises:
         ConfigError: If the plan is another, or the options are wrong.
     """
-    task, backbone = _task(method, plan), _backbone(method, plan)
+    config, backbone = prompt_config(method, plan), _backbone(method, plan)
     if [term.name for term in plan.terms] != ["loss"]:
         raise ConfigError(f"{method} makes the model anew, so it comes first among the methods")
-    made = PromptClassify(replace(task, **options), backbone.tokenizer)
-    return replace(plan, task=made, model=made.build(backbone), terms=(task_term(made),))
+    made = PromptClassify(replace(config, **options), backbone.tokenizer)
+    model = wrap(made, made.language_model(backbone)) if wrap else made.build(backbone)
+    return replace(plan, task=made, model=model, terms=(task_term(made),))
 
 
-def _task(method: str, plan: Plan) -> PromptConfig:
+def prompt_config(method: str, plan: Plan) -> PromptConfig:
+    """Return what a plan's task says of a prompt: all of prompt_classify, labels of text_classify.
+
+    Raises:
+        ConfigError: If the plan is of another task.
+    """
     if isinstance(plan.task, PromptClassify):
         return plan.task.config
     if isinstance(plan.task, TextClassify) and not plan.task.config.multi_label:
@@ -125,7 +138,8 @@ def _language_modeling(plan: Plan, weight: float, rate: float) -> Term:
         ids = run.batch["input_ids"]
         chosen = hidden_words(ids.cpu().numpy(), fixed, rate)
         if not len(chosen):  # rows of nothing but specials: their loss is nought, with a gradient
-            return run.output.logits.sum() * 0.0
+            nought: torch.Tensor = run.output.logits.sum() * 0.0
+            return nought
         positions = torch.as_tensor(chosen, device=ids.device)
         target = ids.reshape(-1)[positions]
         masked = ids.reshape(-1).index_fill(0, positions, mask_id).view_as(ids)

@@ -46,6 +46,7 @@ from easynlp.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel
 
     from easynlp.models.backbone import Backbone
 
@@ -208,6 +209,15 @@ class PromptClassify:
         """
         from easynlp.models.heads import MaskedPositions
 
+        return MaskedPositions(self.language_model(backbone))
+
+    def language_model(self, backbone: Backbone) -> PreTrainedModel:
+        """Return the masked-LM model as transformers has it, with room for the soft tokens.
+
+        Raises:
+            ModelError: See `build`.
+            ConfigError: See `build`.
+        """
         check_length(backbone, self.config.max_length)
         model, gaps = backbone.with_head_and_gaps(self.architecture)
         if gaps and backbone.folder is not None:
@@ -222,7 +232,7 @@ class PromptClassify:
         table: Any = model.get_input_embeddings()
         if ids > table.num_embeddings:
             model.resize_token_embeddings(ids, mean_resizing=False)
-        return MaskedPositions(model)
+        return model
 
     def loss(self, output: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return the loss summed over examples; see the module's docstring."""

@@ -16,6 +16,7 @@ METHODS: dict[str, str] = {
     "r_drop": "easynlp.methods.r_drop:r_drop",
     "fgm": "easynlp.methods.fgm:fgm",
     "pet": "easynlp.fewshot.pet:pet",
+    "p_tuning": "easynlp.fewshot.p_tuning:p_tuning",
     "sop": "easynlp.pretraining.segment_pairs:sop",
     "nsp": "easynlp.pretraining.segment_pairs:nsp",
     "electra": "easynlp.pretraining.electra:electra",

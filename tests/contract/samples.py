@@ -141,6 +141,7 @@ CLAIMS: dict[str, tuple[str, ...]] = {
         "replaced_token_detection",
     ),
     "pet": ("prompt_classify",),
+    "p_tuning": ("prompt_classify",),
     "sop": ("language_modeling",),
     "nsp": ("language_modeling",),
     "electra": ("replaced_token_detection",),
@@ -155,6 +156,7 @@ SPECS = {
     "r_drop": "r_drop:alpha=2",
     "fgm": "fgm:epsilon=0.05",
     "pet": "pet:alpha=0.01,mask_rate=0.3",
+    "p_tuning": "p_tuning:tokens=3",
     "sop": "sop",
     "nsp": "nsp",
     "electra": "electra:size=0.5",
@@ -166,10 +168,11 @@ SPECS = {
 """How the methods are run here: the tiny model's random embeddings are short (a row's L2 norm is
 about 0.4), so a perturbation of the usual length would drown the text."""
 
-TERMS = {"pet": "mlm"}
-"""Methods whose term has another name than they."""
+TERMS = {"pet": "mlm", "p_tuning": "loss"}
+"""Methods whose term has another name than they, or that change the task's own."""
 
 PRETRAINING_ONLY = {
+    "p_tuning": "adds an encoder of soft tokens; its output is saved as their embeddings",
     "sop": "adds a pooler and a layer that reads it; the layer is not saved",
     "nsp": "adds a pooler and a layer that reads it; the layer is not saved",
     "electra": "adds a generator, which is not saved",
@@ -178,7 +181,7 @@ PRETRAINING_ONLY = {
     "hidden_distill": "adds a projection that is not saved",
     "relation_distill": "needs a teacher beside the task",
 }
-"""Methods that add parameters, and why they may."""
+"""Methods that add parameters (all but the first while pre-training), and why they may."""
 
 
 def plain(backbone: Backbone, dropout: float = 0.0) -> Backbone:
