@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "models check": ("easynlp.cli.models:check", "Say whether a masked-LM head is real."),
     "models unpack": ("easynlp.cli.models:unpack", "Write a model as a plain folder."),
     "models pack": ("easynlp.cli.models:pack", "Write a model with int8 rows."),
+    "prompt check": ("easynlp.cli.prompt:check", "Say which pattern of a prompt works best."),
     "corpus build": ("easynlp.cli.corpus:build", "Clean, filter, de-duplicate, tokenize text."),
     "bench speed": ("easynlp.cli.bench:speed", "Time training and prediction beside transformers."),
     "bench pretrain": ("easynlp.cli.bench:pretrain", "Time pre-training beside transformers."),
@@ -42,6 +43,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 ABOUT = "From a few labels and a pile of Chinese text to a small, fast, served NLP model."
 FAMILIES = {
     "bench": "Measure speed, models or a server.",
+    "prompt": "Find a pattern for a prompt.",
     "corpus": "Make raw text a corpus for pre-training.",
 }
 """First words of two-word commands, for the list of commands."""
