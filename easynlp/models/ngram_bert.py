@@ -130,6 +130,15 @@ class _WithNgrams:
         self.base_model.embeddings = NgramEmbeddings(config)  # type: ignore[attr-defined]
         self.post_init()  # type: ignore[attr-defined]
 
+    def resize_token_embeddings(self, *args: Any, **options: Any) -> Any:
+        """Change the number of tokens; new ones take no part in bigrams and bags."""
+        table = super().resize_token_embeddings(*args, **options)  # type: ignore[misc]
+        inner: Any = self.base_model.embeddings  # type: ignore[attr-defined]
+        count = table.num_embeddings
+        kept = inner.token_codes[:count]
+        inner.token_codes = pad(kept, (0, count - len(kept)))
+        return table
+
     @torch.no_grad()
     def _init_weights(self, module: Any) -> None:
         super()._init_weights(module)  # type: ignore[misc]

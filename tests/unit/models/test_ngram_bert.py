@@ -124,3 +124,16 @@ def test_loads_without_easynlp_from_the_code_saved_beside_it(config, tmp_path: P
     assert done.returncode == 0, done.stderr
     given = float(done.stdout.strip().splitlines()[-1])
     assert given == pytest.approx(model(torch.tensor(ids)).logits.sum().item(), abs=1e-3)
+
+
+@pytest.mark.parametrize("count", [70, 50])
+def test_tokens_added_take_no_part_in_bigrams(config, tmp_path: Path, count: int) -> None:
+    model = AutoModelForMaskedLM.from_config(config)
+    before = model.bert.embeddings.token_codes.tolist()
+    model.resize_token_embeddings(count)
+    codes = model.bert.embeddings.token_codes.tolist()
+    assert codes == (before + [0] * 10)[:count]
+    model.save_pretrained(tmp_path)
+    again = AutoModelForMaskedLM.from_pretrained(tmp_path).eval()
+    ids = torch.tensor([[CLS, 7, count - 1, 9, SEP]])
+    torch.testing.assert_close(again(ids).logits, model.eval()(ids).logits)
