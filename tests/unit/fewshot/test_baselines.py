@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import itertools
 
 import numpy as np
 import pytest
@@ -58,7 +59,7 @@ def test_em_never_lowers_what_it_maximises():
         return float(own + 0.3 * other + penalty)
 
     values = [objective(i) for i in range(6)]
-    assert all(b >= a - 1e-9 for a, b in zip(values, values[1:], strict=False))
+    assert all(b >= a - 1e-9 for a, b in itertools.pairwise(values))
     assert values[-1] > values[0]
 
 
