@@ -84,6 +84,17 @@ class TrainConfig(DataOptions):
 
     method: tuple[str, ...] = ()
     """A method to train with, e.g. r_drop:alpha=4; several compose in the order given."""
+    probe: Literal["no", "first", "after", "only"] = "no"
+    """Fit the head by logistic regression: first, and fine-tune from there (with few labels);
+    after training, on what the encoder then says (with --method setfit); only, nothing else."""
+    probe_strength: Positive = 0.01
+    """Inverse of the L2 penalty of --probe, on centred and scaled vectors."""
+    freeze_layers: Steps = 0
+    """Keep the embeddings and this many of the lowest layers as they are."""
+    freeze_embeddings: bool = False
+    """Keep the embeddings as they are."""
+    layer_decay: Annotated[float, Range(0, 1, above=True)] = 1.0
+    """What the learning rate is multiplied with from each layer to the one below it."""
     epochs: Positive = 3.0
     """Passes over the training data."""
     steps: Steps = 0

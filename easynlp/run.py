@@ -23,7 +23,9 @@ from easynlp.models.backbone import Backbone
 from easynlp.models.runtime import TorchModel
 from easynlp.pipeline import Pipeline, make_meta, save_meta
 from easynlp.tasks import find_task
+from easynlp.training.depth import freeze
 from easynlp.training.folder import check_folder, claim_folder, save_weights
+from easynlp.training.head import Probe
 from easynlp.training.loop import FitOptions
 from easynlp.training.plan import Plan, task_term
 from easynlp.training.precision import pick_device, resolve_precision
@@ -73,32 +75,41 @@ def train(config: TrainConfig, task_config: Any = None) -> Pipeline:
     torch.manual_seed(config.seed)
     plan = Plan(data.task, data.task.build(backbone), (task_term(data.task),), backbone)
     plan = apply_methods(plan, config.method)
+    freeze(plan.model, config.freeze_layers, embeddings=config.freeze_embeddings)
     features = dataset.encode(plan.task, data)
+    rows = EncodedRows.of(features["train"])
     pipeline = Pipeline(plan.task, TorchModel(plan.model, "fp32", device))
+
+    probe = Probe(config.probe, config.probe_strength, plan.task, plan.model.to(device), rows)
 
     def score(split: str) -> Mapping[str, float]:
         examples = data.examples(split)
         return plan.task.score(pipeline.infer(features[split], examples), examples)
+
+    def on_dev() -> Mapping[str, float]:
+        probe.refit()
+        return score("dev")
 
     with process_group(device) as world:
         if world.is_main:
             claim_folder(folder, **claim)
             dataset.write_fingerprints(config, data, folder)
         world.wait()
+        probe.before(lambda: score("dev")[plan.task.metric] if "dev" in features else None)
         state = train_to_folder(
-            plan, EncodedRows.of(features["train"]),
-            fit_options(config, len(features["train"]), precision),
-            folder, device=device, world=world,
+            plan, rows, fit_options(config, len(rows.rows), precision), folder,
+            device=device, world=world,
             habits=Habits(config.save_every, config.log_every, config.resume),
-            evaluate=(lambda: score("dev")) if "dev" in features else None,
+            evaluate=on_dev if "dev" in features else None,
         )  # fmt: skip
+        best = probe.after(state.best_step or state.step, state.best_score)
         scores = {split: score(split) for split in features if split != "train"}
         for split, found in scores.items():
             log.info("%s: %s", split, "  ".join(f"{k} {v:.4f}" for k, v in found.items()))
         if world.is_main:
             about = make_meta(
                 plan.task, base_model=config.model, columns=data.columns, scores=scores,
-                best_step=state.best_step or state.step,
+                best_step=best,
             )  # fmt: skip
             save_weights(folder, plan.model, replace(backbone, tokenizer=plan.task.tokenizer))
             save_meta(folder, about)
@@ -109,13 +120,14 @@ def train(config: TrainConfig, task_config: Any = None) -> Pipeline:
 def fit_options(config: TrainConfig, rows: int, precision: str) -> FitOptions:
     """Turn a run's options into the loop's: epochs become steps."""
     per_epoch = -(-rows // config.batch_size)
+    steps = config.steps or max(1, round(config.epochs * per_epoch))
     return FitOptions(
-        steps=config.steps or max(1, round(config.epochs * per_epoch)),
+        steps=0 if config.probe == "only" else steps,
         batch_size=config.batch_size, batch_tokens=config.batch_tokens,
         accumulate=config.accumulate,
         activation_checkpointing=config.activation_checkpointing, optimizer=config.optimizer,
         lr=config.lr, weight_decay=config.weight_decay,
         schedule=config.schedule, warmup=config.warmup, max_grad_norm=config.max_grad_norm,
         precision=precision, eval_every=config.eval_every or per_epoch, patience=config.patience,
-        seed=config.seed,
+        seed=config.seed, layer_decay=config.layer_decay,
     )  # fmt: skip

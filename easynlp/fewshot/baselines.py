@@ -184,7 +184,7 @@ class SelfTrainedLinear(Baseline):
             DataError: If there are fewer than two labels.
             MissingExtra: If scikit-learn is not installed.
         """
-        from scipy.sparse import vstack
+        import scipy.sparse
 
         learn = _learn()
         targets = self._targets(texts, labels)
@@ -201,7 +201,7 @@ class SelfTrainedLinear(Baseline):
                 confidence=self.confidence,
             )  # fmt: skip
             self._model = learn.LogisticRegression(C=self.strength, max_iter=1000).fit(
-                vstack([own, other[kept.rows]]), np.concatenate([targets, kept.labels])
+                scipy.sparse.vstack([own, other[kept.rows]]), np.concatenate([targets, kept.labels])
             )
         return self
 

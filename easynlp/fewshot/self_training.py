@@ -251,7 +251,7 @@ def _guess(
     )  # fmt: skip
     missing = [name for i, name in enumerate(names) if not (kept.labels == i).any()]
     if missing:
-        log.warning("round %d: nothing was kept of %d labels (%s …); a lower --confidence keeps more",
+        log.warning("round %d: nothing was kept of %d labels (%s …); is --confidence too high?",
                     number, len(missing), missing[0])  # fmt: skip
     return shuffle_labels(kept, seed + number) if options.placebo else kept
 

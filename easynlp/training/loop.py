@@ -52,6 +52,7 @@ class FitOptions:
     eval_every: int = 0
     patience: int = 0
     seed: int = 42
+    layer_decay: float = 1.0
 
 
 @dataclass
@@ -124,13 +125,14 @@ def fit(
     """
     world = world or World()
     model = plan.model.to(device)
+    source = plan.source(source) if plan.source else source
     if options.activation_checkpointing:
         checkpoint_activations(model)
     wrapped = wrap(model, world)
     forward = make_forward(wrapped, options.precision, device)
     state.optimizer = make_optimizer(
         options.optimizer, model, lr=options.lr, weight_decay=options.weight_decay,
-        betas=(0.9, options.beta2),
+        betas=(0.9, options.beta2), layer_decay=options.layer_decay,
     )  # fmt: skip
     if state.pending is not None:
         restore_optimizer(state.optimizer, state.pending)
@@ -148,7 +150,7 @@ def fit(
             options.schedule, state.step, steps=options.steps, warmup=options.warmup
         )
         for group in state.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("scale", 1.0)
         torch.manual_seed(_step_seed(options.seed, state.step, world.rank))
         model.train()
         losses, tokens, norm = _step(

@@ -10,6 +10,7 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from easynlp.errors import ConfigError
+from easynlp.training.depth import depths
 
 __all__ = ["OPTIMIZERS", "Lamb", "adamw", "lamb", "make_optimizer"]
 
@@ -21,6 +22,7 @@ def make_optimizer(
     lr: float,
     weight_decay: float,
     betas: tuple[float, float] = (0.9, 0.999),
+    layer_decay: float = 1.0,
 ) -> torch.optim.Optimizer:
     """Make an optimizer by its name over a model's trainable parameters.
 
@@ -30,6 +32,7 @@ def make_optimizer(
         lr: Peak learning rate.
         weight_decay: Decoupled decay of matrices.
         betas: Moment decay rates.
+        layer_decay: Groups carry ``scale``, this to the power of the layers above them.
 
     Raises:
         ConfigError: If there is no optimizer of this name.
@@ -40,7 +43,9 @@ def make_optimizer(
     """
     if name not in OPTIMIZERS:
         raise ConfigError(f'unknown optimizer "{name}". Known: {", ".join(OPTIMIZERS)}')
-    return OPTIMIZERS[name](model, lr=lr, weight_decay=weight_decay, betas=betas)
+    return OPTIMIZERS[name](
+        model, lr=lr, weight_decay=weight_decay, betas=betas, layer_decay=layer_decay
+    )
 
 
 def adamw(
@@ -50,6 +55,7 @@ def adamw(
     weight_decay: float,
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
+    layer_decay: float = 1.0,
 ) -> torch.optim.AdamW:
     """Make an AdamW over a model's trainable parameters; vectors are not decayed.
 
@@ -61,8 +67,9 @@ def adamw(
         weight_decay: Decoupled decay of matrices.
         betas: Moment decay rates.
         eps: Added to the denominator.
+        layer_decay: See `make_optimizer`.
     """
-    groups = _groups(model, weight_decay)
+    groups = _groups(model, weight_decay, layer_decay)
     try:
         return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=True)
     except RuntimeError:  # a device or dtype without the fused kernel
@@ -76,6 +83,7 @@ def lamb(
     weight_decay: float,
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-6,
+    layer_decay: float = 1.0,
 ) -> Lamb:
     """Make a `Lamb`; vectors are neither decayed nor adapted.
 
@@ -85,8 +93,9 @@ def lamb(
         weight_decay: Decoupled decay of matrices.
         betas: Moment decay rates.
         eps: Added to the denominator.
+        layer_decay: See `make_optimizer`.
     """
-    groups = _groups(model, weight_decay)
+    groups = _groups(model, weight_decay, layer_decay)
     for group in groups:
         group["adapt"] = group["params"][0].dim() > 1
     return Lamb(groups, lr=lr, betas=betas, eps=eps)
@@ -169,12 +178,25 @@ class Lamb(torch.optim.Optimizer):
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"adamw": adamw, "lamb": lamb}
 
 
-def _groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    trained = [p for p in model.parameters() if p.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in trained if p.dim() > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
-    ]
+def _groups(
+    model: torch.nn.Module, weight_decay: float, layer_decay: float = 1.0
+) -> list[dict[str, Any]]:
+    """Return matrices and vectors apart; with `layer_decay` below 1, apart for each layer too.
+
+    ``scale`` is what the loop multiplies the learning rate with: 1 at the head, times
+    `layer_decay` for each layer below (Clark et al. 2020 and Howard and Ruder 2018).
+    """
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    depth = depths(model) if layer_decay != 1 else dict.fromkeys(trained, 0)
+    top = max(depth.values(), default=0)
+    groups: list[dict[str, Any]] = []
+    for level in sorted({depth[name] for name in trained}, reverse=True):
+        here = [p for name, p in trained.items() if depth[name] == level]
+        about = {"scale": layer_decay ** (top - level)} if layer_decay != 1 else {}
+        groups += [
+            {"params": [p for p in here if p.dim() > 1], "weight_decay": weight_decay, **about},
+            {"params": [p for p in here if p.dim() <= 1], "weight_decay": 0.0, **about},
+        ]
     return [group for group in groups if group["params"]]
 
 

@@ -15,6 +15,7 @@ from easynlp.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
+    from easynlp.data.sampling import Source
     from easynlp.models.backbone import Backbone
     from easynlp.tasks.base import Batch, Task
 
@@ -67,6 +68,8 @@ class Plan:
     terms: tuple[Term, ...] = field(default=())
     backbone: Backbone | None = field(default=None, repr=False)
     """What `model` was built from, for methods that build it anew with another head."""
+    source: Callable[[Source], Source] | None = field(default=None, repr=False)
+    """What a method makes of the training rows: rows with mates, other negatives an epoch."""
 
     def __post_init__(self) -> None:
         names = [term.name for term in self.terms]

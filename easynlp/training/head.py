@@ -1,0 +1,218 @@
+"""Fit a model's last layer in closed form on what it reads: a linear probe inside the model.
+
+Fine-tuning a pre-trained model from a random head bends its features before the head knows
+anything; with few labels it then ends below a linear probe. Kumar et al. 2022, "Fine-Tuning can
+Distort Pretrained Features and Underperform Out-of-Distribution" (arXiv 2202.10054): fit the head
+first, then tune everything from there (LP-FT). Here the probe is logistic regression on the
+centred and scaled vectors that the last linear layer reads with dropout off (BERT's pooled
+vector; what comes out of RoBERTa's dense layer); centring and scaling are folded into the layer's
+weights, so the model stays a stock one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from easynlp.data.sampling import Source, micro_batches
+from easynlp.errors import MissingExtra, ModelError
+from easynlp.tasks.base import Task
+
+__all__ = ["Probe", "fit_head", "fold", "last_layer", "read_vectors"]
+
+TOKENS = 16_384
+log = logging.getLogger("easynlp")
+
+
+class Probe:
+    """When a run fits its head: ``no``, ``first``, ``after`` or ``only``, see `fit_head`.
+
+    Args:
+        when: ``first``: before training, and the untuned probe stays the answer if no checkpoint
+            is better on dev. ``after``: at every evaluation and at the end. ``only``: there is no
+            training.
+        strength: See `fit_head`.
+        task: Of the plan.
+        model: Of the plan, on its device.
+        source: Training rows.
+    """
+
+    def __init__(
+        self, when: str, strength: float, task: Task, model: torch.nn.Module, source: Source
+    ) -> None:
+        self.when, self.strength = when, strength
+        self.task, self.model, self.source = task, model, source
+        self._first: tuple[float, dict[str, torch.Tensor]] | None = None
+
+    def before(self, score: Callable[[], float | None]) -> None:
+        """Fit the head before training, if it is the time, and remember how good that is."""
+        if self.when not in ("first", "only"):
+            return
+        self._fit()
+        if self.when == "only":
+            return
+        self.model.eval()
+        if (found := score()) is not None:
+            log.info("probe before training: dev %.4f", found)
+            self._first = found, {k: v.clone() for k, v in self.model.state_dict().items()}
+
+    def refit(self) -> None:
+        """Fit the head before an evaluation, if it is fitted to the trained encoder."""
+        if self.when == "after":
+            self._fit()
+
+    def after(self, best_step: int, best_score: float) -> int:
+        """Leave the model as it should be saved; return the step it is of, 0 for the probe."""
+        self.refit()
+        if self._first is not None and self._first[0] > best_score:
+            log.info("no checkpoint is better on dev than the probe before training: it stays")
+            self.model.load_state_dict(self._first[1])
+            return 0
+        return best_step
+
+    def _fit(self) -> None:
+        device = next(self.model.parameters()).device
+        fit_head(self.task, self.model, self.source, device, self.strength)
+
+
+def fit_head(
+    task: Task, model: torch.nn.Module, source: Source, device: torch.device, strength: float
+) -> None:
+    """Set the last layer's weights to those of a logistic regression on the training rows.
+
+    Args:
+        task: Collates; its batches hold ``target``, one label a row or 0 and 1 for each label.
+        model: Ends in a linear layer with an output a label; the rest stays as it is.
+        source: Training rows.
+        device: Where the model is.
+        strength: Inverse of the L2 penalty on scaled features (scikit-learn's C).
+
+    Raises:
+        MissingExtra: If scikit-learn is not installed.
+        ModelError: If the model does not end in such a layer.
+
+    Example:
+        >>> fit_head(plan.task, plan.model, source, device, strength=0.01)    # doctest: +SKIP
+    """
+    vectors, targets = read_vectors(task, model, source, device)
+    layer = last_layer(model)
+    several = targets.ndim == 2
+    weight, bias = _regress(vectors, targets, layer.out_features, strength, several=several)
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(weight))
+        layer.bias.copy_(torch.from_numpy(bias))
+
+
+def read_vectors(
+    task: Task, model: torch.nn.Module, source: Source, device: torch.device
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return what the last layer reads of every row, shape (rows, width), and the targets.
+
+    Raises:
+        ModelError: If the model does not end in a linear layer, or rows have no single target.
+    """
+    layer = last_layer(model)
+    rows = np.argsort(source.lengths, kind="stable")
+    seen: list[torch.Tensor] = []
+    handle = layer.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    was_training = model.training
+    vectors: list[np.ndarray] = []
+    targets: list[np.ndarray] = []
+    try:
+        model.eval()
+        for part in micro_batches(rows, source.lengths, max_tokens=TOKENS, at_least=1):
+            batch = task.collate([source.features(int(i), 0) for i in part])
+            seen.clear()
+            with torch.inference_mode():
+                logits = _call(model, batch, device).logits
+            if logits.dim() != 2 or len(batch.get("target", ())) != len(logits):
+                raise ModelError(f"{task.name} has no single target a row to fit a head to")
+            if len(seen) != 1 or seen[0].shape[:-1] != logits.shape[:-1]:
+                raise ModelError("the model does not end in a linear layer that gives its logits")
+            vectors.append(seen[0].float().cpu().numpy())
+            targets.append(batch["target"])
+    finally:
+        handle.remove()
+        model.train(was_training)
+    order = np.argsort(rows, kind="stable")
+    return np.concatenate(vectors)[order], np.concatenate(targets)[order]
+
+
+def last_layer(model: torch.nn.Module) -> torch.nn.Linear:
+    """Return the linear layer whose outputs are the model's logits, one a label.
+
+    Raises:
+        ModelError: If there is none.
+    """
+    inner: Any = getattr(model, "core", model)
+    labels = getattr(getattr(inner, "config", None), "num_labels", None)
+    body = {id(module) for module in getattr(inner, "base_model", inner).modules()}
+    found = [
+        module
+        for module in inner.modules()
+        if isinstance(module, torch.nn.Linear)
+        and id(module) not in body
+        and module.out_features == labels
+        and module.bias is not None
+    ]
+    if not found:
+        raise ModelError(
+            f"{type(inner).__name__} does not end in a linear layer, one output a label"
+        )
+    return found[-1]
+
+
+def fold(
+    weight: np.ndarray, bias: np.ndarray, mean: np.ndarray, scale: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return weights that do on raw vectors what these do on centred and scaled ones.
+
+    Example:
+        >>> w, b = fold(np.array([[2.0]]), np.array([1.0]), np.array([3.0]), np.array([4.0]))
+        >>> w.tolist(), b.tolist()  # 2 * (x - 3) / 4 + 1
+        ([[0.5]], [-0.5])
+    """
+    folded = weight / scale
+    return folded, bias - folded @ mean
+
+
+def _regress(
+    vectors: np.ndarray, targets: np.ndarray, labels: int, strength: float, *, several: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return weights (labels, width) and bias (labels,) in float32."""
+    try:
+        from sklearn.linear_model import LogisticRegression
+    except ImportError as error:
+        raise MissingExtra("fitting a head by logistic regression", "train") from error
+    mean, scale = vectors.mean(0, dtype=np.float64), vectors.std(0, dtype=np.float64)
+    scale[scale == 0] = 1.0
+    features = (vectors - mean) / scale
+    weight, bias = np.zeros((labels, vectors.shape[1])), np.zeros(labels)
+
+    def regress(answers: np.ndarray) -> tuple[np.ndarray, np.ndarray, Sequence[int]]:
+        found = LogisticRegression(C=strength, max_iter=1000).fit(features, answers)
+        return found.coef_, found.intercept_, found.classes_
+
+    if several:
+        for label in range(labels):
+            if len(set(targets[:, label])) == 2:
+                (weight[label],), (bias[label],), _ = regress(targets[:, label])
+            else:  # all rows have it, or none
+                bias[label] = 10.0 * (2 * targets[0, label] - 1)
+    else:
+        rows, offsets, classes = regress(targets)
+        if len(classes) == 2:  # one row of weights: half for the label, half against the other
+            rows, offsets = np.stack([-rows[0], rows[0]]) / 2, np.array([-1, 1]) * offsets[0] / 2
+        weight[list(classes)], bias[list(classes)] = rows, offsets
+    weight, bias = fold(weight, bias, mean, scale)
+    return weight.astype(np.float32), bias.astype(np.float32)
+
+
+def _call(model: torch.nn.Module, batch: Any, device: torch.device) -> Any:
+    from easynlp.training.loop import make_forward, to_tensors
+
+    return make_forward(model, "fp32", device)(to_tensors(batch, device))
