@@ -80,7 +80,8 @@ def train(config: TrainConfig, task_config: Any = None) -> Pipeline:
     rows = EncodedRows.of(features["train"])
     pipeline = Pipeline(plan.task, TorchModel(plan.model, "fp32", device))
 
-    probe = Probe(config.probe, config.probe_strength, plan.task, plan.model.to(device), rows)
+    when = "after" if plan.vectors_only and config.probe == "no" else config.probe
+    probe = Probe(when, config.probe_strength, plan.task, plan.model.to(device), rows)
 
     def score(split: str) -> Mapping[str, float]:
         examples = data.examples(split)

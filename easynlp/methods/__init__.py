@@ -17,6 +17,7 @@ METHODS: dict[str, str] = {
     "fgm": "easynlp.methods.fgm:fgm",
     "pet": "easynlp.fewshot.pet:pet",
     "p_tuning": "easynlp.fewshot.p_tuning:p_tuning",
+    "setfit": "easynlp.fewshot.setfit:setfit",
     "sop": "easynlp.pretraining.segment_pairs:sop",
     "nsp": "easynlp.pretraining.segment_pairs:nsp",
     "electra": "easynlp.pretraining.electra:electra",

@@ -70,6 +70,8 @@ class Plan:
     """What `model` was built from, for methods that build it anew with another head."""
     source: Callable[[Source], Source] | None = field(default=None, repr=False)
     """What a method makes of the training rows: rows with mates, other negatives an epoch."""
+    vectors_only: bool = False
+    """No term trains the head: a run fits it to what the encoder says, as ``--probe after``."""
 
     def __post_init__(self) -> None:
         names = [term.name for term in self.terms]
