@@ -73,7 +73,10 @@ def train(config: TrainConfig, task_config: Any = None) -> Pipeline:
         backbone = backbone.with_dropout(config.dropout)
     data = dataset.read(config, task_type, task_config, backbone.tokenizer)
     torch.manual_seed(config.seed)
-    plan = Plan(data.task, data.task.build(backbone), (task_term(data.task),), backbone)
+    plan = Plan(
+        data.task, data.task.build(backbone), (task_term(data.task),), backbone,
+        getattr(data.task, "training_rows", None),
+    )  # fmt: skip
     plan = apply_methods(plan, config.method)
     freeze(plan.model, config.freeze_layers, embeddings=config.freeze_embeddings)
     features = dataset.encode(plan.task, data)

@@ -15,6 +15,8 @@ from easynlp.training.plan import Plan
 METHODS: dict[str, str] = {
     "r_drop": "easynlp.methods.r_drop:r_drop",
     "fgm": "easynlp.methods.fgm:fgm",
+    "setfit": "easynlp.fewshot.setfit:setfit",
+    "efl": "easynlp.fewshot.efl:efl",
     "pet": "easynlp.fewshot.pet:pet",
     "p_tuning": "easynlp.fewshot.p_tuning:p_tuning",
     "setfit": "easynlp.fewshot.setfit:setfit",

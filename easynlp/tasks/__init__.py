@@ -9,6 +9,7 @@ from easynlp.registry import resolve
 TASKS: dict[str, str] = {
     "text_classify": "easynlp.tasks.text_classify:TextClassify",
     "prompt_classify": "easynlp.fewshot.prompt_classify:PromptClassify",
+    "entailment": "easynlp.fewshot.efl:Entailment",
     "sequence_labeling": "easynlp.tasks.sequence_labeling:SequenceLabeling",
     "language_modeling": "easynlp.tasks.language_modeling:LanguageModeling",
     "causal_language_modeling": "easynlp.tasks.causal_language_modeling:CausalLanguageModeling",

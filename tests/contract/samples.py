@@ -84,6 +84,12 @@ SAMPLES = {
         },
         steps=200,
     ),
+    "entailment": Sample(
+        "entailment",
+        REVIEW_ROWS,
+        {"max_length": 32, "descriptions": "好评=很好;差评=太差", "hypothesis": "{label}了"},
+        steps=200,
+    ),
     "sequence_labeling": Sample(
         "sequence_labeling",
         [
@@ -143,6 +149,7 @@ CLAIMS: dict[str, tuple[str, ...]] = {
     "pet": ("prompt_classify",),
     "p_tuning": ("prompt_classify",),
     "setfit": ("text_classify",),
+    "efl": ("entailment",),
     "sop": ("language_modeling",),
     "nsp": ("language_modeling",),
     "electra": ("replaced_token_detection",),
@@ -156,6 +163,8 @@ CLAIMS: dict[str, tuple[str, ...]] = {
 SPECS = {
     "r_drop": "r_drop:alpha=2",
     "fgm": "fgm:epsilon=0.05",
+    "setfit": "setfit:classify=true,weight=0.1",
+    "efl": "efl:negatives=1",
     "pet": "pet:alpha=0.01,mask_rate=0.3",
     "p_tuning": "p_tuning:tokens=3",
     "setfit": "setfit:classify=true,weight=0.1",
@@ -172,6 +181,8 @@ about 0.4), so a perturbation of the usual length would drown the text."""
 
 TERMS = {"pet": "mlm", "p_tuning": "loss"}
 """Methods whose term has another name than they, or that change the task's own."""
+TERMS = {"pet": "mlm", "efl": "loss"}
+"""Methods whose term has another name than they."""
 
 PRETRAINING_ONLY = {
     "p_tuning": "adds an encoder of soft tokens; its output is saved as their embeddings",
