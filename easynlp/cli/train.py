@@ -1,4 +1,4 @@
-"""``easynlp train`` and ``easynlp pretrain``."""
+"""``easynlp train``, ``easynlp fewshot`` and ``easynlp pretrain``."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Any
 
 from easynlp.api import task_options
 from easynlp.cli.command import Command, option_of
-from easynlp.cli.output import complain, is_main_process, say
+from easynlp.cli.output import complain, is_main_process, say, say_rows
 from easynlp.config import DataOptions, PretrainConfig, TrainConfig
+from easynlp.fewshot.settings import FewShotConfig, SelfTrainingOptions
 from easynlp.options import read_recipe
 from easynlp.tasks import RAW_TEXT, TASKS
 
-__all__ = ["prepare_process", "pretrain", "train"]
+__all__ = ["fewshot", "prepare_process", "pretrain", "train"]
 
 
 def train(tokens: Sequence[str]) -> Command:
@@ -41,6 +42,19 @@ def pretrain(tokens: Sequence[str]) -> Command:
         "pretrain", "Pre-train an encoder from raw text by masked language modeling.",
         (PretrainConfig,), _pretrain, recipe=True, titles={PretrainConfig: "Pre-training"},
         after="Example: easynlp pretrain --corpus corpus/ --output runs/encoder",
+    )  # fmt: skip
+
+
+def fewshot(tokens: Sequence[str]) -> Command:
+    """Make the command."""
+    return Command(
+        "fewshot",
+        "Learn from few labels: try several ways with an equal budget, keep the best on dev.",
+        (FewShotConfig,), _fewshot, recipe=True,
+        titles={FewShotConfig: "Few-shot", SelfTrainingOptions: "Unlabelled text",
+                DataOptions: "Data"},
+        after="Example: easynlp fewshot --train few.jsonl --dev dev.jsonl --unlabeled pool.jsonl "
+        "--output runs/x",
     )  # fmt: skip
 
 
@@ -73,6 +87,29 @@ def _pretrain(config: PretrainConfig) -> None:
     say(str(folder))
     if is_main_process():
         complain(f"use it: easynlp train text_classify --model {folder} ...")
+
+
+def _fewshot(config: FewShotConfig) -> None:
+    prepare_process(config.threads)
+    from easynlp.fewshot.choose import choose
+
+    choice = choose(config)
+    say_rows(
+        [
+            {
+                "": "*" if each == choice.chosen else "", "way": each.way, "detail": each.detail,
+                "dev": f"{each.dev:.4f}" if not each.note else "-",
+                "log-probability": f"{each.surety:.3f}" if not each.note else "-",
+                "seconds": each.seconds, "note": each.note,
+            }
+            for each in choice.tries
+        ]
+    )  # fmt: skip
+    say(choice.why)
+    for split, scores in choice.scores.items():
+        say(f"{split}  " + "  ".join(f"{name} {value:.4f}" for name, value in scores.items()))
+    say(config.output)
+    complain(f"next: easynlp export {config.output} --int8, easynlp serve {config.output}")
 
 
 def _trainable() -> list[str]:

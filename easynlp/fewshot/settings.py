@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
-from easynlp.config import Count, Share, Steps
+from easynlp.config import ONCE, Count, DataOptions, Positive, Precision, Share, Steps
 from easynlp.options import Range
 
-__all__ = ["SelfTrainingOptions"]
+__all__ = ["FewShotConfig", "SelfTrainingOptions"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,3 +36,48 @@ class SelfTrainingOptions:
     """Stop after so many rounds that are no better on dev; 0: never."""
     placebo: bool = False
     """Deal the labels of believed rows out by chance: what is gained then, guesses did not gain."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FewShotConfig(DataOptions, SelfTrainingOptions):
+    """Options of ``easynlp fewshot``: the best way to train on dev, under an equal budget."""
+
+    train: str
+    """Training data with a label each; a handful a label will do."""
+    dev: str
+    """Labelled data that ways to train are compared on; not among the training data."""
+    output: str
+    """Folder of the chosen run, with what was tried in tried/."""
+    test: str | None = None
+    """Data to score the chosen run on at the end; never used to choose anything."""
+    model: str = "tiny-zh"
+    """Where all start: tiny-zh (built in), a local folder, or a Hugging Face or ModelScope id."""
+    overwrite: bool = field(default=False, metadata=ONCE)
+    """Delete what is in the output folder first."""
+    resume: bool = field(default=False, metadata=ONCE)
+    """Go on where it was stopped; what was tried is not tried again."""
+
+    ways: tuple[str, ...] = ()
+    """Ways to try, of those the table names; by default all that the options allow."""
+    pattern: tuple[str, ...] = ()
+    """A prompt's pattern such as "{text}。总之很[MASK]。"; each is tried."""
+    words: str = ""
+    """Words of each label for the prompts, "好评=好;差评=差"; by default the labels' names."""
+    lrs: tuple[Positive, ...] = (1e-4, 3e-4)
+    """Peak learning rates; each way is tried with each."""
+    steps: Count = 100
+    """Optimizer steps of every try."""
+    evaluations: Count = 10
+    """Checkpoints of a try among which dev chooses."""
+    batch_size: Count = 16
+    """Rows of one optimizer step."""
+    max_length: Annotated[int, Range(8)] = 128
+    """Most tokens of a text."""
+    precision: Precision = "auto"
+    """Number format; auto takes bf16 where the hardware multiplies it natively."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:1."""
+    threads: Steps = 0
+    """CPU threads; 0: as torch decides."""
+    seed: Steps = 42
+    """Same seed, data and machine: same weights."""

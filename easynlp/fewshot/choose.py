@@ -1,0 +1,346 @@
+"""Which way to train? Try several with the same budget, compare them on dev, keep one, say why.
+
+Every try is a plain `run.train` of the same model with the same number of optimizer steps, the
+same learning rates and the same number of looks at dev. The best dev score wins; equal ones are
+told apart by the dev rows' mean log-probability of the right label, and then the simpler way
+wins, which is the one further up in `WAYS`. With unlabelled text the winner then labels it and
+learns on (`easynlp.fewshot.self_training`), and stays as it was if that is no better on dev.
+
+A dev file of a few dozen rows is a coarse judge: the report has the 95 % interval of the best score
+and how many dev rows the winner is ahead of the next way, and says when that is within chance.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from easynlp import run
+from easynlp.atomic import write_json
+from easynlp.config import DataOptions, TrainConfig, to_yaml
+from easynlp.data.columns import read_examples
+from easynlp.errors import ConfigError, ModelError, RunError, did_you_mean
+from easynlp.fewshot.baselines import NaiveBayesEM, SelfTrainedLinear
+from easynlp.fewshot.self_training import copy_run, read_pool, self_train
+from easynlp.fewshot.settings import FewShotConfig, SelfTrainingOptions
+from easynlp.pipeline import META, Pipeline, make_meta, save_meta
+from easynlp.tasks.base import Example
+from easynlp.tasks.labels import label_of
+from easynlp.tasks.text_classify import ClassifyConfig, TextClassify
+from easynlp.training.folder import check_folder, claim_folder
+
+__all__ = ["WAYS", "Choice", "Try", "choose", "explain"]
+
+log = logging.getLogger("easynlp")
+RECIPE, REPORT, TRIED = "fewshot", "fewshot.json", "tried"
+
+WAYS: dict[str, Mapping[str, Any]] = {
+    "probe": {"probe": "only"},
+    "lp_ft": {"probe": "first"},
+    "fine_tune": {},
+    "setfit": {"method": ("setfit",)},
+    "pet": {"method": ("pet:{prompt}",)},
+    "cp_tuning": {"method": ("cp_tuning:{prompt}",)},
+}
+"""Ways to train, simplest first, and what they set; ``{prompt}`` is a pattern and its words."""
+UNLABELED = "self_training"
+NEVER = -1e9
+"""Surety of what could not be tried."""
+
+
+@dataclass(frozen=True)
+class Try:
+    """One way, tried.
+
+    Attributes:
+        way: Key of `WAYS`, `UNLABELED`, or a baseline, which is for comparison only.
+        detail: Learning rate and pattern.
+        dev: Score on dev: accuracy.
+        surety: Mean log-probability of the right labels of dev.
+        seconds: What training and looking at dev took.
+        note: Why it was not to be had, if it was not.
+        folder: Its run, below the output folder; empty for baselines.
+    """
+
+    way: str
+    detail: str
+    dev: float
+    surety: float
+    seconds: float
+    note: str = ""
+    folder: str = ""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was tried, what was chosen, and why."""
+
+    tries: Sequence[Try]
+    chosen: Try
+    why: str
+    scores: Mapping[str, Mapping[str, float]]
+
+
+def choose(config: FewShotConfig) -> Choice:
+    """Try ways to learn from few labels; leave the best on dev as a plain run folder.
+
+    Args:
+        config: Files, model, budget and ways.
+
+    Returns:
+        All tries and the reason; `output` holds the run, ``fewshot.json`` and ``tried/``.
+
+    Raises:
+        ConfigError: If options are wrong, the output folder is taken, or no way could be tried.
+        DataError: If a file or row is wrong.
+        ModelError: If the model cannot be had.
+        Interrupted: After saving, on SIGINT or SIGTERM; the same call with `resume` goes on.
+
+    Example:
+        >>> choose(FewShotConfig(train="few.jsonl", dev="dev.jsonl", output="runs/x")).why
+        ... # doctest: +SKIP
+    """
+    base, own = _plan(config)
+    folder = Path(config.output)
+    claim: dict[str, Any] = {
+        "overwrite": config.overwrite, "resume": config.resume, "name": RECIPE,
+        "written": to_yaml(config),
+        "inputs": (config.model, config.train, config.dev, config.test, config.unlabeled),
+    }  # fmt: skip
+    ways = _ways(config)
+    check_folder(folder, **claim)
+    examples = {
+        name: _read(path, config)
+        for name in ("train", "dev", "test")
+        if (path := getattr(config, name)) is not None
+    }
+    options = _self_training(config)
+    pool = read_pool(base, options, examples) if config.unlabeled else None
+    claim_folder(folder, **claim)
+    (folder / TRIED).mkdir(exist_ok=True)
+    texts = [] if pool is None else [str(each["text"]) for each in pool.examples]
+    tries = [
+        _try(name, changes, detail, base, own, examples["dev"], folder)
+        for name, changes, detail in ways
+    ]
+    runs = [each for each in tries if each.folder and not each.note]
+    if not runs:
+        raise ConfigError(
+            "no way could be tried:\n" + "\n".join(f"{t.way}: {t.note}" for t in tries)
+        )
+    best = _best(runs)
+    if pool is not None and UNLABELED in (config.ways or (UNLABELED,)):
+        more = _self_train(best, ways, base, own, options, examples["dev"], folder)
+        tries.append(more)
+        best = _best([best, more])
+    tries = [*_baselines(examples, texts), *tries]
+    why = explain(tries, best, len(examples["dev"]))
+    copy_run(folder / best.folder, folder)
+    pipeline = Pipeline.load(folder, backend="torch")
+    scores = dict(pipeline.meta["scores"])
+    if "test" in examples:
+        scores["test"] = pipeline.evaluate(examples["test"])
+    about = {key: pipeline.meta[key] for key in ("columns", "best_step")}
+    save_meta(folder, make_meta(pipeline.task, **about, base_model=config.model, scores=scores,
+                                chosen=why))  # fmt: skip
+    choice = Choice(tries, best, why, scores)
+    write_json(folder / REPORT, asdict(choice))
+    return choice
+
+
+def explain(tries: Sequence[Try], best: Try, rows: int) -> str:
+    """Return in words why a try was chosen, and how far that can be believed.
+
+    Args:
+        tries: All of them.
+        best: The one chosen.
+        rows: Rows of dev.
+
+    Example:
+        >>> tries = [Try("probe", "", 0.75, -0.6, 1), Try("lp_ft", "lr 1e-4", 0.8125, -0.5, 9)]
+        >>> explain(tries, tries[1], 32)
+        'lp_ft (lr 1e-4): 0.812 on 32 dev rows (95 % interval 0.647 to 0.911), 2 rows ahead of \
+probe, which may well be chance'
+    """
+    low, high = _interval(best.dev, rows)
+    detail = f" ({best.detail})" if best.detail else ""
+    told = (
+        f"{best.way}{detail}: {best.dev:.3f} on {rows} dev rows "
+        f"(95 % interval {low:.3f} to {high:.3f})"
+    )
+    others = [each for each in tries if each.way != best.way and not each.note]
+    if not others:
+        return f"{told}; nothing else was tried"
+    next_best = _best(others)
+    ahead = round((best.dev - next_best.dev) * rows)
+    if ahead < 0:
+        return f"{told}, {-ahead} rows behind {next_best.way}, which makes no run folder"
+    if ahead == 0:
+        how = "by surer answers" if best.surety > next_best.surety else "as the simpler way"
+        return f"{told}, as {next_best.way}; chosen {how}"
+    # A sign test needs 6 discordant rows, all one way, for p < 0.05.
+    chance = ", which may well be chance" if ahead < 6 else ""
+    return f"{told}, {ahead} rows ahead of {next_best.way}{chance}"
+
+
+def _interval(share: float, rows: int) -> tuple[float, float]:
+    """Return Wilson's 95 % interval of a share."""
+    z = 1.959964
+    middle = (share + z * z / (2 * rows)) / (1 + z * z / rows)
+    half = z / (1 + z * z / rows) * math.sqrt(share * (1 - share) / rows + (z / (2 * rows)) ** 2)
+    return middle - half, middle + half
+
+
+def _best(tries: Sequence[Try]) -> Try:
+    """Return the best on dev, then the surest, then the first."""
+    return max(tries, key=lambda each: (each.dev, round(each.surety, 6)))
+
+
+def _plan(config: FewShotConfig) -> tuple[TrainConfig, ClassifyConfig]:
+    """Return what all tries have in common."""
+    reading = {name: getattr(config, name) for name in DataOptions.__dataclass_fields__}
+    base = TrainConfig(
+        task="text_classify", train=config.train, dev=config.dev, output=config.output,
+        model=config.model, steps=config.steps, batch_size=config.batch_size,
+        eval_every=max(1, config.steps // config.evaluations), precision=config.precision,
+        device=config.device, threads=config.threads, seed=config.seed, **reading,
+    )  # fmt: skip
+    return base, ClassifyConfig(max_length=config.max_length)
+
+
+def _self_training(config: FewShotConfig) -> SelfTrainingOptions:
+    names = SelfTrainingOptions.__dataclass_fields__
+    return SelfTrainingOptions(**{name: getattr(config, name) for name in names})
+
+
+def _ways(config: FewShotConfig) -> list[tuple[str, dict[str, Any], str]]:
+    """Return the tries: way, what it sets, and how it is told from others of the way.
+
+    Raises:
+        ConfigError: If a way is unknown, or needs what is not given.
+    """
+    for name in config.ways:
+        if name not in (*WAYS, UNLABELED):
+            known = ", ".join((*WAYS, UNLABELED))
+            raise ConfigError(f'unknown way "{name}".{did_you_mean(name, WAYS)} Known: {known}')
+    if UNLABELED in config.ways and config.unlabeled is None:
+        raise ConfigError("self-training needs unlabelled text: type --unlabeled FILE")
+    found: list[tuple[str, dict[str, Any], str]] = []
+    for name, changes in WAYS.items():
+        prompts = [p for p in changes.get("method", ()) if "{prompt}" in p]
+        if (config.ways and name not in config.ways) or (not config.ways and prompts
+                                                         and not config.pattern):  # fmt: skip
+            continue
+        if prompts and not config.pattern:
+            raise ConfigError(f'{name} needs a pattern: type --pattern "{{text}}。总之很[MASK]。"')
+        for pattern in config.pattern if prompts else ("",):
+            words = f",words={config.words}" if config.words else ""
+            set_ = dict(changes)
+            if prompts:
+                set_["method"] = tuple(
+                    each.replace("{prompt}", f"pattern={pattern}{words}") for each in prompts
+                )
+            for lr in (0.0,) if changes.get("probe") == "only" else config.lrs:
+                details = [f"lr {lr:g}" if lr else "", pattern]
+                more = {"lr": lr} if lr else {}
+                found.append((name, {**set_, **more}, ", ".join(filter(None, details))))
+    return found
+
+
+def _try(
+    name: str, changes: Mapping[str, Any], detail: str, base: TrainConfig, own: ClassifyConfig,
+    dev: Sequence[Example], folder: Path,
+) -> Try:  # fmt: skip
+    """Train one way, or read how it did; a way that does not fit the model is noted, not raised."""
+    place = f"{TRIED}/{_slug(name, detail)}"
+    home, notes = folder / place, folder / f"{place}.json"
+    if notes.is_file():
+        return Try(**json.loads(notes.read_text(encoding="utf-8")))
+    log.info("%s %s", name, detail)
+    started = time.perf_counter()
+    config = replace(base, **changes, output=str(home), resume=(home / "train.yaml").is_file())
+    try:
+        if not (home / META).is_file():
+            run.train(config, own)
+        found = _judged(name, detail, home, dev, started, place)
+    except (ConfigError, ModelError, RunError) as error:
+        found = Try(name, detail, 0.0, NEVER, 0.0, note=str(error).splitlines()[0])
+    log.info("  dev %.4f  %.1f s  %s", found.dev, found.seconds, found.note)
+    write_json(notes, asdict(found))
+    return found
+
+
+def _self_train(
+    best: Try, ways: Sequence[tuple[str, dict[str, Any], str]], base: TrainConfig,
+    own: ClassifyConfig, options: SelfTrainingOptions, dev: Sequence[Example], folder: Path,
+) -> Try:  # fmt: skip
+    """Let the best way learn from unlabelled text, or read how it did."""
+    place = f"{TRIED}/{UNLABELED}"
+    home, notes = folder / place, folder / f"{place}.json"
+    if notes.is_file():
+        return Try(**json.loads(notes.read_text(encoding="utf-8")))
+    changes = next(set_ for name, set_, detail in ways
+                   if (name, detail) == (best.way, best.detail))  # fmt: skip
+    started = time.perf_counter()
+    config = replace(
+        base, **changes, output=str(home), resume=(home / "self_training.yaml").is_file()
+    )
+    self_train(config, options, own)
+    detail = ", ".join(filter(None, [best.way, best.detail]))
+    found = _judged(UNLABELED, detail, home, dev, started, place)
+    write_json(notes, asdict(found))
+    return found
+
+
+def _judged(
+    way: str, detail: str, home: Path, dev: Sequence[Example], started: float, place: str
+) -> Try:
+    """Score a run on dev."""
+    answers = Pipeline.load(home, backend="torch").predict(list(dev))
+    gold = [label_of(each["label"]) for each in dev]
+    right = sum(a["label"] == g for a, g in zip(answers, gold, strict=True))
+    sure = sum(math.log(max(a["scores"][g], 1e-6)) for a, g in zip(answers, gold, strict=True))
+    seconds = time.perf_counter() - started
+    return Try(way, detail, right / len(gold), sure / len(gold), seconds, folder=place)
+
+
+def _baselines(examples: Mapping[str, Sequence[Example]], texts: Sequence[str]) -> list[Try]:
+    """Return what n-grams alone can do; they make no run folder, but a run should beat them."""
+    if any("text_b" in each for each in examples["train"]):
+        return []
+    text, label = ([str(e[name]) for e in examples["train"]] for name in ("text", "label"))
+    gold = [label_of(each["label"]) for each in examples["dev"]]
+    found = []
+    for way, model in (("tfidf_lr", SelfTrainedLinear(rounds=3 if texts else 0)),
+                       ("naive_bayes_em", NaiveBayesEM())):  # fmt: skip
+        started = time.perf_counter()
+        model.fit(text, label, texts)
+        chances = model.predict_proba([str(each["text"]) for each in examples["dev"]])
+        numbers = [model.classes_.index(each) for each in gold]
+        right = sum(int(row.argmax() == i) for row, i in zip(chances, numbers, strict=True))
+        sure = sum(math.log(max(row[i], 1e-6)) for row, i in zip(chances, numbers, strict=True))
+        seconds = time.perf_counter() - started
+        found.append(Try(way, "no run folder", right / len(gold), sure / len(gold), seconds))
+    return found
+
+
+def _read(path: str, config: FewShotConfig) -> list[Example]:
+    reader = read_examples(
+        path, TextClassify.fields, chosen=config.columns, encoding=config.encoding,
+        schema=config.schema, header=config.header, format=config.format,
+    )  # fmt: skip
+    return [example for _, example in reader]
+
+
+def _slug(way: str, detail: str) -> str:
+    """Return a folder name for a try: plain letters, and a number for a pattern."""
+    plain = "".join(c if c.isascii() and (c.isalnum() or c in ".-") else "-" for c in detail)
+    short = "-".join(filter(None, plain.split("-")))[:24]
+    return "-".join(filter(None, [way, short, f"{zlib.crc32(detail.encode()):08x}"[:4]]))
