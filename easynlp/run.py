@@ -83,28 +83,26 @@ def train(config: TrainConfig, task_config: Any = None) -> Pipeline:
     rows = EncodedRows.of(features["train"])
     pipeline = Pipeline(plan.task, TorchModel(plan.model, "fp32", device))
 
-    when = "after" if plan.vectors_only and config.probe == "no" else config.probe
-    probe = Probe(when, config.probe_strength, plan.task, plan.model.to(device), rows)
-
     def score(split: str) -> Mapping[str, float]:
         examples = data.examples(split)
         return plan.task.score(pipeline.infer(features[split], examples), examples)
 
-    def on_dev() -> Mapping[str, float]:
-        probe.refit()
-        return score("dev")
+    has_dev = "dev" in features
+    plan.model.to(device)
+    probe = Probe(config.probe, config.probe_strength, plan, rows,
+                  (lambda: score("dev")) if has_dev else None)  # fmt: skip
 
     with process_group(device) as world:
         if world.is_main:
             claim_folder(folder, **claim)
             dataset.write_fingerprints(config, data, folder)
         world.wait()
-        probe.before(lambda: score("dev")[plan.task.metric] if "dev" in features else None)
+        probe.before()
         state = train_to_folder(
             plan, rows, fit_options(config, len(rows.rows), precision), folder,
             device=device, world=world,
             habits=Habits(config.save_every, config.log_every, config.resume),
-            evaluate=on_dev if "dev" in features else None,
+            evaluate=probe.evaluate if has_dev else None,
         )  # fmt: skip
         best = probe.after(state.best_step or state.step, state.best_score)
         scores = {split: score(split) for split in features if split != "train"}

@@ -46,8 +46,8 @@ WAYS: dict[str, Mapping[str, Any]] = {
     "lp_ft": {"probe": "first"},
     "fine_tune": {},
     "setfit": {"method": ("setfit",)},
+    "cp_tuning": {"method": ("cp_tuning",)},
     "pet": {"method": ("pet:{prompt}",)},
-    "cp_tuning": {"method": ("cp_tuning:{prompt}",)},
 }
 """Ways to train, simplest first, and what they set; ``{prompt}`` is a pattern and its words."""
 UNLABELED = "self_training"

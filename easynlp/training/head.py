@@ -12,8 +12,8 @@ weights, so the model stays a stock one.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,7 +22,10 @@ from easynlp.data.sampling import Source, micro_batches
 from easynlp.errors import MissingExtra, ModelError
 from easynlp.tasks.base import Task
 
-__all__ = ["Probe", "fit_head", "fold", "last_layer", "read_vectors"]
+if TYPE_CHECKING:
+    from easynlp.training.plan import Plan
+
+__all__ = ["Probe", "fit_head", "fold", "last_layer", "read_vectors", "regress"]
 
 TOKENS = 16_384
 log = logging.getLogger("easynlp")
@@ -34,49 +37,73 @@ class Probe:
     Args:
         when: ``first``: before training, and the untuned probe stays the answer if no checkpoint
             is better on dev. ``after``: at every evaluation and at the end. ``only``: there is no
-            training.
+            training. A plan whose head no term trains turns ``no`` into ``after``.
         strength: See `fit_head`.
-        task: Of the plan.
-        model: Of the plan, on its device.
+        plan: Its model is on its device.
         source: Training rows.
+        score: Scores on dev as the model stands; None without dev.
     """
 
     def __init__(
-        self, when: str, strength: float, task: Task, model: torch.nn.Module, source: Source
+        self,
+        when: str,
+        strength: float,
+        plan: Plan,
+        source: Source,
+        score: Callable[[], Mapping[str, float]] | None,
     ) -> None:
-        self.when, self.strength = when, strength
-        self.task, self.model, self.source = task, model, source
+        self.when = "after" if plan.vectors_only and when in ("no", "first") else when
+        self.strength, self.plan, self.source, self.score = strength, plan, source, score
         self._first: tuple[float, dict[str, torch.Tensor]] | None = None
 
-    def before(self, score: Callable[[], float | None]) -> None:
+    def before(self) -> None:
         """Fit the head before training, if it is the time, and remember how good that is."""
+        if self.plan.answers is not None:
+            self.plan.answers.prepare(self.source)
         if self.when not in ("first", "only"):
             return
-        self._fit()
-        if self.when == "only":
-            return
-        self.model.eval()
-        if (found := score()) is not None:
+        scores = self._fit()
+        if self.when == "first" and scores is not None:
+            found = scores[self.plan.task.metric]
             log.info("probe before training: dev %.4f", found)
-            self._first = found, {k: v.clone() for k, v in self.model.state_dict().items()}
+            weights = {k: v.clone() for k, v in self.plan.model.state_dict().items()}
+            self._first = found, weights
 
-    def refit(self) -> None:
-        """Fit the head before an evaluation, if it is fitted to the trained encoder."""
-        if self.when == "after":
-            self._fit()
+    def evaluate(self) -> Mapping[str, float]:
+        """Score on dev; a head that is fitted to the trained encoder is fitted first."""
+        assert self.score is not None
+        found = self._fit() if self.when == "after" else self.score()
+        assert found is not None
+        return found
 
     def after(self, best_step: int, best_score: float) -> int:
         """Leave the model as it should be saved; return the step it is of, 0 for the probe."""
-        self.refit()
+        if self.when == "after":
+            self._fit()
         if self._first is not None and self._first[0] > best_score:
             log.info("no checkpoint is better on dev than the probe before training: it stays")
-            self.model.load_state_dict(self._first[1])
+            self.plan.model.load_state_dict(self._first[1])
             return 0
         return best_step
 
-    def _fit(self) -> None:
-        device = next(self.model.parameters()).device
-        fit_head(self.task, self.model, self.source, device, self.strength)
+    def _fit(self) -> Mapping[str, float] | None:
+        """Fit the head, in the way that is best on dev if there are several; return its scores."""
+        plan, answers = self.plan, self.plan.answers
+        device = next(plan.model.parameters()).device
+        if answers is None:
+            fit_head(plan.task, plan.model, self.source, device, self.strength)
+        else:
+            answers.fit(self.source, device, self.strength)
+        plan.model.eval()
+        if self.score is None or answers is None or len(answers.names) == 1:
+            return self.score() if self.score is not None else None
+        found: dict[str, Mapping[str, float]] = {}
+        for name in answers.names:
+            answers.use(name)
+            found[name] = self.score()
+        best = max(answers.names, key=lambda name: found[name][plan.task.metric])
+        answers.use(best)
+        return found[best]
 
 
 def fit_head(
@@ -101,7 +128,7 @@ def fit_head(
     vectors, targets = read_vectors(task, model, source, device)
     layer = last_layer(model)
     several = targets.ndim == 2
-    weight, bias = _regress(vectors, targets, layer.out_features, strength, several=several)
+    weight, bias = regress(vectors, targets, layer.out_features, strength, several=several)
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(weight))
         layer.bias.copy_(torch.from_numpy(bias))
@@ -180,10 +207,24 @@ def fold(
     return folded, bias - folded @ mean
 
 
-def _regress(
+def regress(
     vectors: np.ndarray, targets: np.ndarray, labels: int, strength: float, *, several: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return weights (labels, width) and bias (labels,) in float32."""
+    """Fit a logistic regression on centred and scaled vectors; return it for raw ones.
+
+    Args:
+        vectors: Shape (rows, width).
+        targets: Labels (rows,), or 0 and 1 for each label, (rows, labels).
+        labels: How many there are.
+        strength: Inverse of the L2 penalty.
+        several: Whether rows may have several labels.
+
+    Returns:
+        Weights (labels, width) and bias (labels,), in float32.
+
+    Raises:
+        MissingExtra: If scikit-learn is not installed.
+    """
     try:
         from sklearn.linear_model import LogisticRegression
     except ImportError as error:
@@ -193,18 +234,18 @@ def _regress(
     features = (vectors - mean) / scale
     weight, bias = np.zeros((labels, vectors.shape[1])), np.zeros(labels)
 
-    def regress(answers: np.ndarray) -> tuple[np.ndarray, np.ndarray, Sequence[int]]:
+    def solve(answers: np.ndarray) -> tuple[np.ndarray, np.ndarray, Sequence[int]]:
         found = LogisticRegression(C=strength, max_iter=1000).fit(features, answers)
         return found.coef_, found.intercept_, found.classes_
 
     if several:
         for label in range(labels):
             if len(set(targets[:, label])) == 2:
-                (weight[label],), (bias[label],), _ = regress(targets[:, label])
+                (weight[label],), (bias[label],), _ = solve(targets[:, label])
             else:  # all rows have it, or none
                 bias[label] = 10.0 * (2 * targets[0, label] - 1)
     else:
-        rows, offsets, classes = regress(targets)
+        rows, offsets, classes = solve(targets)
         if len(classes) == 2:  # one row of weights: half for the label, half against the other
             rows, offsets = np.stack([-rows[0], rows[0]]) / 2, np.array([-1, 1]) * offsets[0] / 2
         weight[list(classes)], bias[list(classes)] = rows, offsets

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from easynlp.errors import ConfigError
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from easynlp.models.backbone import Backbone
     from easynlp.tasks.base import Batch, Task
 
-__all__ = ["Method", "Pass", "Plan", "Term", "row_count", "task_term"]
+__all__ = ["Answers", "Method", "Pass", "Plan", "Term", "row_count", "task_term"]
 
 
 @dataclass
@@ -59,6 +59,25 @@ class Term:
     """Targets of this term in a batch, where they are not the task's (rows instead of tokens)."""
 
 
+class Answers(Protocol):
+    """A head made from the training rows' vectors, which may be read in several ways.
+
+    Attributes:
+        names: The ways, the one to take without dev first.
+    """
+
+    names: Sequence[str]
+
+    def prepare(self, source: Source) -> None:
+        """Take the shape the training rows ask for; before weights are read from a checkpoint."""
+
+    def fit(self, source: Source, device: torch.device, strength: float) -> None:
+        """Make the head anew from what the encoder says of the training rows."""
+
+    def use(self, name: str) -> None:
+        """Read the head this way from now on."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """What the loop runs: a task, the model with the task's head, and the loss terms."""
@@ -72,6 +91,8 @@ class Plan:
     """What a method makes of the training rows: rows with mates, other negatives an epoch."""
     vectors_only: bool = False
     """No term trains the head: a run fits it to what the encoder says, as ``--probe after``."""
+    answers: Answers | None = field(default=None, repr=False)
+    """How a head that is no linear layer over the labels is fitted."""
 
     def __post_init__(self) -> None:
         names = [term.name for term in self.terms]

@@ -147,6 +147,8 @@ CLAIMS: dict[str, tuple[str, ...]] = {
         "replaced_token_detection",
     ),
     "pet": ("prompt_classify",),
+    "efl": ("entailment",),
+    "cp_tuning": ("prompt_classify",),
     "p_tuning": ("prompt_classify",),
     "setfit": ("text_classify",),
     "efl": ("entailment",),
@@ -165,6 +167,7 @@ SPECS = {
     "fgm": "fgm:epsilon=0.05",
     "setfit": "setfit:classify=true,weight=0.1",
     "efl": "efl:negatives=1",
+    "cp_tuning": "cp_tuning:pool=group,mlm=0,scale=16",
     "pet": "pet:alpha=0.01,mask_rate=0.3",
     "p_tuning": "p_tuning:tokens=3",
     "setfit": "setfit:classify=true,weight=0.1",
@@ -180,6 +183,7 @@ SPECS = {
 about 0.4), so a perturbation of the usual length would drown the text."""
 
 TERMS = {"pet": "mlm", "p_tuning": "loss"}
+TERMS = {"pet": "mlm", "p_tuning": "loss", "efl": "loss", "cp_tuning": "loss"}
 """Methods whose term has another name than they, or that change the task's own."""
 TERMS = {"pet": "mlm", "efl": "loss"}
 """Methods whose term has another name than they."""

@@ -1,0 +1,198 @@
+"""The model of contrastive prompts: a language model read at its mask, beside stored vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from torch.nn.functional import cross_entropy, normalize
+from transformers import PreTrainedModel
+
+from easynlp.data.sampling import Source, micro_batches
+from easynlp.errors import ModelError
+from easynlp.fewshot.mates import ANCHORS, anchor_count
+from easynlp.fewshot.pair_loss import pair_loss
+from easynlp.fewshot.pet import hidden_words
+from easynlp.models.heads import first_position
+from easynlp.tasks.base import Batch
+from easynlp.tasks.language_modeling import special_ids
+from easynlp.training.loop import make_forward, to_tensors
+from easynlp.training.plan import Pass, Term
+
+__all__ = ["MaskVectors", "contrast_term", "language_term", "read_mask_vectors"]
+
+TOKENS = 16_384
+
+
+class MaskVectors(torch.nn.Module):
+    """A masked-LM model that answers with the cosines of its mask's vector and stored vectors.
+
+    Args:
+        model: A transformers ``...ForMaskedLM``; gets a linear layer ``answers``, which is saved
+            with it and never trained by gradients.
+        outputs: Stored vectors.
+        vector: ``hidden``, the last layer's, or ``transform``, the MLM head's first layer's.
+
+    Raises:
+        ModelError: If the transform layer is wanted and the model is not built as BERT is.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, outputs: int, vector: Literal["hidden", "transform"]
+    ) -> None:
+        super().__init__()
+        self.core, self._first = model, first_position(model.config)
+        self._transform = _transform_of(model) if vector == "transform" else (lambda x: x)
+        self._width = int(model.config.hidden_size)
+        self.resize_answers(outputs)
+
+    @property
+    def answers(self) -> torch.nn.Linear:
+        """The stored vectors, as a linear layer."""
+        found: Any = self.core.answers
+        return found  # type: ignore[no-any-return]
+
+    def resize_answers(self, outputs: int) -> None:
+        """Make room for so many vectors, all 0."""
+        layer = torch.nn.Linear(self._width, outputs)
+        torch.nn.init.zeros_(layer.weight)
+        torch.nn.init.zeros_(layer.bias)
+        device = next(self.core.parameters()).device
+        self.core.answers = layer.requires_grad_(False).to(device)
+
+    def read_answers(self, folder: Path | None) -> None:
+        """Take the stored vectors out of a run's weights, if they are there."""
+        for path in sorted(folder.glob("*.safetensors")) if folder is not None else ():
+            with safe_open(path, "pt") as file:
+                if "answers.weight" not in file.keys():  # noqa: SIM118 - not a mapping
+                    continue
+                state = {n: file.get_tensor(f"answers.{n}") for n in ("weight", "bias")}
+            if state["weight"].shape[1] == self._width:
+                self.resize_answers(len(state["weight"]))
+                self.answers.load_state_dict(state)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        masked_positions: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        hidden_positions: torch.Tensor | None = None,
+    ) -> Any:
+        """Return ``logits`` (rows, outputs) and ``vectors`` (rows, width) of length 1.
+
+        Args:
+            input_ids: Shape (rows, tokens).
+            masked_positions: Flat place of each row's mask, shape (rows,).
+            attention_mask: Shape (rows, tokens); None where nothing is padded.
+            hidden_positions: Flat places whose words are asked for; then ``logits`` is (places,
+                vocabulary), and there are no vectors.
+        """
+        body: Any = self.core.base_model
+        output = body(input_ids=input_ids, attention_mask=attention_mask)
+        flat = output.last_hidden_state.reshape(-1, output.last_hidden_state.shape[-1])
+        if hidden_positions is not None:
+            head: Any = self.core
+            decode = getattr(head, "cls", None) or getattr(head, "lm_head", None)
+            if decode is None:
+                raise ModelError("the auxiliary term needs a model built as BERT or RoBERTa: mlm=0")
+            return SimpleNamespace(logits=decode(flat[hidden_positions]))
+        vectors = normalize(self._transform(flat[masked_positions]), dim=-1)
+        return Answer(self.answers(vectors), vectors)
+
+
+class Answer:
+    """What `MaskVectors` returns; plain attributes."""
+
+    def __init__(self, logits: torch.Tensor, vectors: torch.Tensor) -> None:
+        self.logits, self.vectors = logits, vectors
+
+
+def _transform_of(model: Any) -> Any:
+    try:
+        return model.cls.predictions.transform
+    except AttributeError as error:
+        raise ModelError(
+            f"{type(model).__name__} has no cls.predictions.transform, which variant=easynlp "
+            "reads; variant=paper reads the last layer of any encoder"
+        ) from error
+
+
+def read_mask_vectors(
+    task: Any, model: torch.nn.Module, source: Source, device: torch.device
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return every training row's vector (rows, width) and label (rows,), dropout off."""
+    order = np.argsort(source.lengths, kind="stable")
+    forward = make_forward(model, "fp32", device)
+    vectors: list[np.ndarray] = []
+    targets: list[np.ndarray] = []
+    was_training = model.training
+    model.eval()
+    for part in micro_batches(order, source.lengths, max_tokens=TOKENS):
+        batch = task.collate([source.features(int(i), 0) for i in part])
+        with torch.inference_mode():
+            vectors.append(forward(to_tensors(batch, device)).vectors.float().cpu().numpy())
+        targets.append(batch["target"])
+    model.train(was_training)
+    back = np.argsort(order, kind="stable")
+    return np.concatenate(vectors)[back], np.concatenate(targets)[back]
+
+
+def contrast_term(options: Mapping[str, float], *, pool: str) -> Term:
+    """Return the pair loss over all rows of a micro-batch, or over each row and its mates."""
+
+    def compute(run: Pass) -> torch.Tensor:
+        vectors, targets = run.output.vectors, run.batch["target"]
+        groups = run.batch.get(ANCHORS)
+        if pool == "batch" or groups is None:
+            # One number a micro-batch; times its rows, since the loop divides by all rows.
+            rows = len(targets) if groups is None else int(groups[-1]) + 1
+            return pair_loss(vectors, targets, **options) * rows
+        size = len(targets) // (int(groups[-1]) + 1)
+        parts = zip(torch.split(vectors, size), torch.split(targets, size), strict=True)
+        return torch.stack([pair_loss(v, t, **options) for v, t in parts]).sum()
+
+    return Term("loss", compute, count=anchor_count)
+
+
+def language_term(task: Any, weight: float, rate: float) -> Term:
+    """Return the auxiliary term: guess hidden words of the rows themselves, not of their mates."""
+    fixed = np.concatenate([special_ids(task.tokenizer), np.array(task.soft_ids, np.int64)])
+    mask_id = task.tokenizer.mask_id
+
+    def chosen(ids: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
+        if groups is None:
+            return hidden_words(ids, fixed, rate)
+        own = np.flatnonzero(np.diff(groups, prepend=-1))
+        flat = hidden_words(ids[own], fixed, rate)
+        places: np.ndarray = own[flat // ids.shape[1]] * ids.shape[1] + flat % ids.shape[1]
+        return places
+
+    def compute(run: Pass) -> torch.Tensor:
+        ids = run.batch["input_ids"]
+        groups = run.batch.get(ANCHORS)
+        places = chosen(ids.cpu().numpy(), None if groups is None else groups.cpu().numpy())
+        if not len(places):
+            nought: torch.Tensor = run.output.vectors.sum() * 0.0
+            return nought
+        positions = torch.as_tensor(places, device=ids.device)
+        own = torch.unique(positions // ids.shape[1])
+        hidden = ids.reshape(-1).index_fill(0, positions, mask_id).view_as(ids)[own]
+        row = torch.searchsorted(own, positions // ids.shape[1])
+        batch = {
+            "input_ids": hidden, "masked_positions": run.batch["masked_positions"][:0],
+            "hidden_positions": row * ids.shape[1] + positions % ids.shape[1],
+        }  # fmt: skip
+        if "attention_mask" in run.batch:
+            batch["attention_mask"] = run.batch["attention_mask"][own]
+        output = run.forward(batch)
+        return cross_entropy(output.logits.float(), ids.reshape(-1)[positions], reduction="sum")
+
+    def count(batch: Batch) -> int:
+        return len(chosen(batch["input_ids"], batch.get(ANCHORS)))
+
+    return Term("mlm", compute, weight, count)
