@@ -15,7 +15,6 @@ from easynlp.training.plan import Plan
 METHODS: dict[str, str] = {
     "r_drop": "easynlp.methods.r_drop:r_drop",
     "fgm": "easynlp.methods.fgm:fgm",
-    "setfit": "easynlp.fewshot.setfit:setfit",
     "cp_tuning": "easynlp.fewshot.cp_tuning:cp_tuning",
     "efl": "easynlp.fewshot.efl:efl",
     "pet": "easynlp.fewshot.pet:pet",

@@ -147,7 +147,6 @@ CLAIMS: dict[str, tuple[str, ...]] = {
         "replaced_token_detection",
     ),
     "pet": ("prompt_classify",),
-    "efl": ("entailment",),
     "cp_tuning": ("prompt_classify",),
     "p_tuning": ("prompt_classify",),
     "setfit": ("text_classify",),
@@ -165,7 +164,6 @@ CLAIMS: dict[str, tuple[str, ...]] = {
 SPECS = {
     "r_drop": "r_drop:alpha=2",
     "fgm": "fgm:epsilon=0.05",
-    "setfit": "setfit:classify=true,weight=0.1",
     "efl": "efl:negatives=1",
     "cp_tuning": "cp_tuning:pool=group,mlm=0,scale=16",
     "pet": "pet:alpha=0.01,mask_rate=0.3",
@@ -182,11 +180,8 @@ SPECS = {
 """How the methods are run here: the tiny model's random embeddings are short (a row's L2 norm is
 about 0.4), so a perturbation of the usual length would drown the text."""
 
-TERMS = {"pet": "mlm", "p_tuning": "loss"}
 TERMS = {"pet": "mlm", "p_tuning": "loss", "efl": "loss", "cp_tuning": "loss"}
 """Methods whose term has another name than they, or that change the task's own."""
-TERMS = {"pet": "mlm", "efl": "loss"}
-"""Methods whose term has another name than they."""
 
 PRETRAINING_ONLY = {
     "p_tuning": "adds an encoder of soft tokens; its output is saved as their embeddings",
