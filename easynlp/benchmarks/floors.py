@@ -16,7 +16,7 @@ import numpy as np
 
 from easynlp.errors import DataError, MissingExtra, ModelError
 
-__all__ = ["Floor", "LinearFloor", "MajorityFloor"]
+__all__ = ["Floor", "LinearFloor", "MajorityFloor", "text_vectorizer"]
 
 
 class Floor(Protocol):
@@ -86,7 +86,7 @@ class LinearFloor:
         """
         if len(set(labels)) < 2:
             raise DataError(f"a classifier needs two labels or more, got {sorted(set(labels))}")
-        vectorizer = _vectorizer()
+        vectorizer = text_vectorizer()
         features = vectorizer.fit_transform(texts)
         from sklearn.svm import LinearSVC
 
@@ -98,9 +98,17 @@ class LinearFloor:
 
     def predict(self, texts: Sequence[str]) -> list[str]:
         """Return one label a text."""
-        scores = self._vectorizer.transform(texts) @ self._weights + self._bias
-        best = (scores[:, 0] > 0).astype(int) if scores.shape[1] == 1 else scores.argmax(axis=1)
-        return [self.labels[i] for i in best]
+        return [self.labels[i] for i in self.margins(texts).argmax(axis=1)]
+
+    def margins(self, texts: Sequence[str]) -> np.ndarray:
+        """Return how far each text is on each label's side, shape (texts, labels)."""
+        scores: np.ndarray = self._vectorizer.transform(texts) @ self._weights + self._bias
+        return np.hstack((-scores, scores)) if scores.shape[1] == 1 else scores
+
+    @property
+    def parameters(self) -> int:
+        """Weights and biases."""
+        return self._weights.size + self._bias.size
 
     def save(self, path: Path) -> int:
         """Write all that prediction needs into one compressed npz file.
@@ -138,18 +146,31 @@ class LinearFloor:
         except (OSError, ValueError, KeyError, IndexError) as error:
             raise ModelError(f"{path} is not a saved TF-IDF + SVM floor: {error}") from error
         floor._weights = flat.reshape(len(grams), len(floor._bias))
-        floor._vectorizer = _vectorizer({gram: i for i, gram in enumerate(grams)})
+        floor._vectorizer = text_vectorizer({gram: i for i, gram in enumerate(grams)})
         floor._vectorizer.idf_ = idf.astype(np.float64)
         return floor
 
 
-def _vectorizer(vocabulary: dict[str, int] | None = None) -> Any:
+def text_vectorizer(vocabulary: dict[str, int] | None = None, *, min_df: int = 1) -> Any:
+    """Return TF-IDF of character 1- to 3-grams with 1 + log tf.
+
+    Args:
+        vocabulary: The grams to use, with their numbers; by default those of the texts.
+        min_df: Fewest texts a gram must stand in.
+
+    Raises:
+        MissingExtra: If scikit-learn is not installed.
+    """
     try:
         from sklearn.feature_extraction.text import TfidfVectorizer
     except ImportError as error:
         raise MissingExtra("the TF-IDF + SVM floor", "train") from error
     return TfidfVectorizer(
-        analyzer="char", ngram_range=(1, 3), sublinear_tf=True, vocabulary=vocabulary
+        analyzer="char",
+        ngram_range=(1, 3),
+        sublinear_tf=True,
+        vocabulary=vocabulary,
+        min_df=min_df,
     )
 
 

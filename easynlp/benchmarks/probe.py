@@ -15,12 +15,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from easynlp.benchmarks.contenders import Budget, Learned, accuracy, weights_identity
+from easynlp.benchmarks.contenders import Budget, Learned, weights_identity
+from easynlp.benchmarks.encodings import grade
 from easynlp.benchmarks.fewclue import Split, check_classes, read_split_file
 from easynlp.benchmarks.settings import PREFIX
 from easynlp.errors import MissingExtra
 from easynlp.fewshot.vectors import VECTORS, Encoder, pair_features
-from easynlp.tasks.base import Example
+from easynlp.tasks.base import Example, Prediction
 
 __all__ = ["VECTORS", "C", "Encoder", "LinearProbe", "pair_features"]
 
@@ -39,8 +40,12 @@ class LinearProbe:
     def __init__(self, name: str, budget: Budget) -> None:
         self.name, self.budget = name, budget
         self._model = name.removeprefix(PREFIX)
-        self.seeded = self._model.startswith("random:")
+        self.seeded, self.unlabelled = self._model.startswith("random:"), False
         self._encoders: dict[int, Encoder] = {}
+
+    def takes(self, task: str) -> bool:
+        """Return that it takes every task."""
+        return True
 
     def identity(self) -> str:
         """Return the rule's numbers and a hash of the weights or of the shape."""
@@ -56,16 +61,15 @@ class LinearProbe:
         features, dev_features = encoder.features(train), encoder.features(dev)
         fitted = {vector: _fit(features[vector], labels) for vector in VECTORS}
         on_dev = {
-            vector: accuracy(predict(dev_features[vector]), dev)
-            for vector, predict in fitted.items()
+            vector: grade(dev, predict(dev_features[vector])) for vector, predict in fitted.items()
         }
         best = max(VECTORS, key=on_dev.__getitem__)
 
-        def variants(examples: Sequence[Example]) -> dict[str, list[str]]:
+        def variants(examples: Sequence[Example]) -> dict[str, Sequence[Prediction]]:
             found = encoder.features(examples)
             return {vector: predict(found[vector]) for vector, predict in fitted.items()}
 
-        def predict(examples: Sequence[Example]) -> list[str]:
+        def predict(examples: Sequence[Example]) -> Sequence[Prediction]:
             return variants(examples)[best]
 
         chosen = {"vector": best, "dev": on_dev}
@@ -78,7 +82,7 @@ class LinearProbe:
         return self._encoders[key]
 
 
-def _fit(features: np.ndarray, labels: Sequence[str]) -> Callable[[np.ndarray], list[str]]:
+def _fit(features: np.ndarray, labels: Sequence[str]) -> Callable[[np.ndarray], list[Prediction]]:
     try:
         from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import make_pipeline
@@ -87,4 +91,8 @@ def _fit(features: np.ndarray, labels: Sequence[str]) -> Callable[[np.ndarray], 
         raise MissingExtra("the linear probe", "train") from error
     model = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=1000))
     model.fit(features.astype(np.float64), labels)
-    return lambda rows: [str(label) for label in model.predict(rows.astype(np.float64))]
+    names = [str(label) for label in model.classes_]
+    return lambda rows: [
+        {"label": names[each.argmax()], "scores": dict(zip(names, each.tolist(), strict=True))}
+        for each in model.predict_proba(rows.astype(np.float64))
+    ]

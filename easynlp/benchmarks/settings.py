@@ -11,10 +11,23 @@ from easynlp.options import Range
 
 __all__ = ["MaskedOptions", "ModelsOptions", "PretrainOptions", "SpeedOptions"]
 
-FLOORS = ("majority", "tfidf-svm")
+FLOOR = "floor"
+"""The floor that suits the task."""
+FLOORS = (FLOOR, "chance", "majority", "tfidf-svm", "tfidf-cnb", "hypothesis-svm", "overlap",
+          "keyword-rule", "keywords", "positions", "lsa")  # fmt: skip
 """Contenders that are no models."""
+FINETUNE, PUBLISHED = "finetune", "finetune-published"
+"""Before @ and a model's name: fine-tuned properly, or by the published recipe."""
+METHOD = "method:"
+"""Before the name of a few-shot method."""
 PREFIX = "probe:"
 """Before a model's name: not fine-tuned, but probed by logistic regression."""
+
+
+def is_floor(name: str) -> bool:
+    """Return whether a contender is no model."""
+    return name in FLOORS
+
 
 Count = Annotated[int, Range(1)]
 Positive = Annotated[float, Range(0, above=True)]

@@ -3,17 +3,12 @@ from pathlib import Path
 
 import pytest
 
-from easynlp.benchmarks import contenders, fewclue
-from easynlp.benchmarks.contenders import Best, Budget, FineTuned, FloorContender
-from easynlp.benchmarks.fewclue import FEWCLUE, Split, Suite, find_split, read_split_file
-from easynlp.benchmarks.models import (
-    FOUR,
-    bench_models,
-    differences,
-    models_table,
-    probe_table,
-    summarize,
-)
+from easynlp.benchmarks import contenders, encodings, fewclue, released, settings
+from easynlp.benchmarks.contenders import FLOORS, Budget, FloorContender
+from easynlp.benchmarks.fewclue import FEWCLUE, Suite, find_split, read_split_file
+from easynlp.benchmarks.finetuned import Best, FineTuned
+from easynlp.benchmarks.models import bench_models, models_table, probe_table
+from easynlp.benchmarks.scores import FOUR, differences, summarize
 from easynlp.benchmarks.settings import ModelsOptions
 from easynlp.errors import ConfigError, DataError
 
@@ -43,7 +38,14 @@ def root(tmp_path, monkeypatch):
         write(folder / f"dev_{number}.jsonl", [(text + "啊", label) for text, label in rows[2:6]])
     write(folder / "test_public.jsonl", [(text + "呢", label) for text, label in rows[1:7]])
     monkeypatch.setitem(fewclue.FEWCLUE, "eprstmt", Suite("fewclue_eprstmt", 6, 2))
+    release(tmp_path / "bench", monkeypatch)
     return tmp_path / "bench"
+
+
+def release(root, monkeypatch):
+    """Take the files as they are for the released ones."""
+    known = released.describe(root)
+    monkeypatch.setattr(released, "released", lambda: known)
 
 
 @pytest.fixture
@@ -55,8 +57,8 @@ def pairs(root, monkeypatch):
         write_pairs(folder / f"train_{number}.jsonl", [(a + number, b, c) for a, b, c in rows])
         write_pairs(folder / f"dev_{number}.jsonl", rows[2:6])
     write_pairs(folder / "test_public.jsonl", rows[1:7])
-    two = {"text": "text_a", "text_b": "text_b", "label": "label"}
-    monkeypatch.setitem(fewclue.FEWCLUE, "bustm", Suite("fewclue_bustm", 6, 2, two))
+    monkeypatch.setitem(fewclue.FEWCLUE, "bustm", Suite("fewclue_bustm", 6, 2, encodings.pair))
+    release(root, monkeypatch)
     return root
 
 
@@ -101,6 +103,7 @@ def test_bench_models_goes_on_where_it_was(root, monkeypatch):
     assert learned == []
     assert again["cells"] == first["cells"]
     write(root / "fewclue_eprstmt" / "dev_1.jsonl", [(GOOD[0], "Positive"), (BAD[0], "Negative")])
+    release(root, monkeypatch)
     bench_models(options(root, models=("majority",)))
     assert learned == [("majority", "1")]
     assert len(lines.read_text("utf-8").splitlines()) == 3
@@ -187,11 +190,10 @@ def test_the_headline_mean_is_of_four_tasks():
 @pytest.mark.parametrize("name", ["majority", "tiny", "probe:"])
 def test_contenders_never_open_the_test_file(root, tiny_folder, name):
     split = find_split(root, "eprstmt", "0")
-    blind = Split(split.task, split.number, split.train, split.dev, Path("/nowhere"))
     budget = Budget(lrs=(1e-3,), min_steps=1, max_steps=1)
     given = {"majority": "majority", "tiny": str(tiny_folder), "probe:": f"probe:{tiny_folder}"}
     contender = contenders.find(given[name], budget)
-    learned = contender.learn(blind, 42, lambda text: None)
+    learned = contender.learn(split.closed(), 42, lambda text: None)
     assert len(learned.predict([{"text": "很好"}])) == 1
 
 
@@ -236,9 +238,10 @@ def test_read_split_file_refuses_a_test_file_with_rows_taken_out(root):
         read_split_file(path, "eprstmt")
 
 
-def test_classes_taken_out_are_refused(root):
+def test_classes_taken_out_are_refused(root, monkeypatch):
     path = root / "fewclue_eprstmt" / "train_0.jsonl"
     write(path, [(text, "Positive") for text in GOOD])
+    release(root, monkeypatch)
     with pytest.raises(DataError, match="1 classes"):
         bench_models(options(root, models=("majority",)))
 
@@ -263,6 +266,10 @@ def test_summarize_averages_seeds_before_splits():
     (row,) = summarize(cells)
     assert (row["mean"], row["runs"]) == (0.6, 2)
     assert differences(cells, ("a",)) == []
+
+
+def test_options_and_contenders_know_the_same_floors():
+    assert set(settings.FLOORS) == {*FLOORS, settings.FLOOR}
 
 
 def test_budget_gives_few_rows_many_passes():

@@ -84,7 +84,6 @@ def test_the_probe_learns_what_the_vectors_show(pooled_folder, tmp_path):
     learned = LinearProbe(f"probe:{pooled_folder}", Budget()).learn(split, 1, said.append)
     assert learned.dev_accuracy == 1.0
     assert learned.chosen["vector"] == "mean"  # both are right on dev: the first one
-    assert learned.predict([{"text": "态度太差"}, {"text": "房间很干净"}]) == [
-        "Negative", "Positive",
-    ]  # fmt: skip
+    answers = learned.predict([{"text": "态度太差"}, {"text": "房间很干净"}])
+    assert [each["label"] for each in answers] == ["Negative", "Positive"]
     assert said

@@ -1,0 +1,211 @@
+"""Few-shot methods as contenders: ``method:NAME``, with each task's pattern and label words.
+
+``method:NAME:OPTION=VALUE,…@MODEL`` trains on the budget of fine-tuning, the same for every
+method. ``NAME`` is a task (an entry of TASKS, such as one that fills masks), a training method
+(an entry of METHODS), or both: ``TASK+METHOD``. A task or method with options ``pattern`` and
+``words`` gets those of `easynlp.benchmarks.prompts`. Options of ours:
+
+- ``prompt=NAME``: another than the task's first pattern;
+- ``placebo=random-labels``: the labels of the training rows are shuffled. What is above chance
+  then comes from somewhere it must not;
+- ``placebo=shuffled-words``: label words change places. What a method gains over it is what the
+  words mean;
+- another ``placebo=…`` is an option of the method itself, such as random pseudo-labels or random
+  anchors.
+
+Other options are those of the last method named.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import random
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from easynlp.benchmarks.contenders import Budget, Learned
+from easynlp.benchmarks.fewclue import Split
+from easynlp.benchmarks.finetuned import FineTuned
+from easynlp.benchmarks.prompts import Prompt, prompt_of
+from easynlp.benchmarks.settings import METHOD
+from easynlp.config import parse_method
+from easynlp.errors import ConfigError
+from easynlp.methods import METHODS, find_method
+from easynlp.tasks import TASKS, find_task
+from easynlp.tasks.base import Example, Prediction, Task
+
+if TYPE_CHECKING:
+    from easynlp.models.backbone import Backbone
+    from easynlp.training.plan import Plan
+
+__all__ = ["PLACEBOS", "MethodTuned", "find_method_contender", "shuffled_labels", "shuffled_words"]
+
+PLACEBOS = ("random-labels", "shuffled-words")
+"""Placebo arms that any method has."""
+
+
+def find_method_contender(name: str, budget: Budget, model: str) -> MethodTuned:
+    """Return the contender of ``method:NAME:OPTION=VALUE,…@MODEL``.
+
+    Args:
+        name: As typed.
+        budget: What it may spend.
+        model: The model, if the name has none.
+
+    Raises:
+        ConfigError: If there is no such task, method or option.
+    """
+    spec, _, given = name.removeprefix(METHOD).partition("@")
+    names, _, written = spec.partition(":")
+    options = dict(_pair(part, name) for part in written.split(",") if part)
+    return MethodTuned(name, budget, given or model, names.split("+"), options)
+
+
+class MethodTuned(FineTuned):
+    """A few-shot method on one model; see the module's docstring.
+
+    Args:
+        name: As typed.
+        budget: What it may spend.
+        model: As ``--model`` takes it.
+        parts: A task, methods, or a task and methods.
+        options: Options as typed.
+
+    Raises:
+        ConfigError: If a part or option is unknown.
+    """
+
+    def __init__(
+        self, name: str, budget: Budget, model: str, parts: Sequence[str], options: dict[str, str]
+    ) -> None:
+        super().__init__(name, budget, model)
+        self.model = model
+        self.task_name = parts[0] if parts[0] in TASKS else "text_classify"
+        self.parts = tuple(part for part in parts if part != self.task_name)
+        for part in self.parts:
+            find_method(part)
+        self.prompt_name = options.pop("prompt", "")
+        self.placebo = options.pop("placebo", "")
+        if self.placebo and self.placebo not in PLACEBOS:
+            last = inspect.signature(find_method(self.parts[-1])).parameters if self.parts else {}
+            if "placebo" not in last:
+                raise ConfigError(
+                    f'{name}: no placebo "{self.placebo}" here. Known: {", ".join(PLACEBOS)}'
+                )
+            options["placebo"], self.placebo = self.placebo, ""
+        if options and not self.parts:
+            raise ConfigError(
+                f"{name}: no option {', '.join(options)}; a task alone takes prompt and placebo"
+            )
+        self.methods = [
+            part + (":" + ",".join(f"{k}={v}" for k, v in options.items()) if last else "")
+            for part, last in zip(self.parts, _is_last(self.parts, bool(options)), strict=True)
+        ]
+
+    def identity(self) -> str:
+        """Return the budget, the methods, the weights and all prompts."""
+        return f"{super().identity()} {self.task_name} {self.prompt_name} {self.placebo}"
+
+    def learn(self, split: Split, seed: int, say: Callable[[str], None]) -> Learned:
+        """Learn like fine-tuning; also report the prompt."""
+        self._seed = seed
+        learned = super().learn(split, seed, say)
+        prompt = self._prompt(split.task)
+        if prompt is None:
+            return learned
+
+        def predict(examples: Sequence[Example]) -> Sequence[Prediction]:
+            return learned.predict([prompt.show(each) for each in examples])
+
+        said = {"prompt": prompt.name, "pattern": prompt.pattern, "words": prompt.words_text()}
+        chosen = {**learned.chosen, **said}
+        return dataclasses.replace(learned, predict=predict, chosen=chosen)
+
+    def make_task(self, split: Split, backbone: Backbone, train: Sequence[Example]) -> Task:
+        """Return the task with the prompt among its options."""
+        kind = find_task(self.task_name)
+        known = {each.name for each in dataclasses.fields(kind.Config)}
+        given = {"max_length": self.budget.max_length, **self._prompt_options(split.task)}
+        config = kind.Config(**{key: value for key, value in given.items() if key in known})
+        task: Task = kind.prepare(config, backbone.tokenizer, train)
+        return task
+
+    def change(self, plan: Plan, split: Split, backbone: Backbone) -> Plan:
+        """Return the plan with the methods applied, each with the prompt if it takes one."""
+        for spec in self.methods:
+            name, options = parse_method(spec, find_method)
+            function = find_method(name)
+            known = inspect.signature(function).parameters
+            given = {k: v for k, v in self._prompt_options(split.task).items() if k in known}
+            plan = function(plan, **{**given, **options})
+        return plan
+
+    def training_rows(self, split: Split, seed: int) -> list[Example]:
+        """Return the rows to learn from as the pattern sees them; a placebo shuffles labels."""
+        rows = super().training_rows(split, seed)
+        if self.placebo == "random-labels":
+            rows = shuffled_labels(rows, seed)
+        return self.shown(rows, split)
+
+    def shown(self, rows: Sequence[Example], split: Split) -> list[Example]:
+        """Return rows as the task's pattern names their parts."""
+        prompt = self._prompt(split.task)
+        return [prompt.show(each) for each in rows] if prompt else list(rows)
+
+    def _prompt(self, task: str) -> Prompt | None:
+        if not self._wants_prompt():
+            return None
+        prompt = prompt_of(task, self.prompt_name)
+        if prompt is not None and self.placebo == "shuffled-words":
+            return dataclasses.replace(prompt, words=shuffled_words(prompt.words, self._seed))
+        return prompt
+
+    def _prompt_options(self, task: str) -> dict[str, str]:
+        prompt = self._prompt(task)
+        return {"pattern": prompt.pattern, "words": prompt.words_text()} if prompt else {}
+
+    def _wants_prompt(self) -> bool:
+        known = {each.name for each in dataclasses.fields(find_task(self.task_name).Config)}
+        for part in self.parts:
+            known |= set(inspect.signature(find_method(part)).parameters)
+        return "pattern" in known
+
+
+def shuffled_labels(rows: Sequence[Example], seed: int) -> list[Example]:
+    """Return rows whose labels have changed places at random.
+
+    Example:
+        >>> rows = [{"text": str(i), "label": str(i % 2)} for i in range(6)]
+        >>> sorted(each["label"] for each in shuffled_labels(rows, 1))
+        ['0', '0', '0', '1', '1', '1']
+    """
+    labels = [each["label"] for each in rows]
+    random.Random(seed).shuffle(labels)
+    return [{**each, "label": label} for each, label in zip(rows, labels, strict=True)]
+
+
+def shuffled_words(
+    words: dict[str, tuple[str, ...]] | Any, seed: int
+) -> dict[str, tuple[str, ...]]:
+    """Return words that have changed places so that no label keeps its own.
+
+    Example:
+        >>> shuffled_words({"好评": ("好",), "差评": ("差",)}, 13)
+        {'好评': ('差',), '差评': ('好',)}
+    """
+    labels = list(words)
+    random.Random(seed).shuffle(labels)
+    following = dict(zip(labels, [*labels[1:], labels[0]], strict=True))  # one cycle through all
+    return {label: words[following[label]] for label in words}
+
+
+def _is_last(parts: Sequence[str], wanted: bool) -> list[bool]:
+    return [wanted and number == len(parts) - 1 for number in range(len(parts))]
+
+
+def _pair(part: str, name: str) -> tuple[str, str]:
+    key, sign, value = part.partition("=")
+    if not sign:
+        raise ConfigError(f'{name}: "{part}" is no OPTION=VALUE. Methods: {", ".join(METHODS)}')
+    return key.strip(), value.strip()

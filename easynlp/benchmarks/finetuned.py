@@ -1,0 +1,190 @@
+"""Models fine-tuned by the one loop on a budget, with everything chosen on dev."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from easynlp.benchmarks.contenders import Budget, Learned, weights_identity
+from easynlp.benchmarks.encodings import grade
+from easynlp.benchmarks.fewclue import Split, check_classes, read_split_file
+from easynlp.tasks.base import Example, Prediction, Task
+
+if TYPE_CHECKING:
+    import torch
+
+    from easynlp.models.backbone import Backbone
+    from easynlp.training.plan import Plan
+
+__all__ = ["Best", "FineTuned", "Judge", "Where"]
+
+
+class FineTuned:
+    """A model fine-tuned by the one loop; learning rate and checkpoint are chosen on dev.
+
+    The choice is by dev accuracy, and by lower dev loss among equals: 32 dev rows tie often.
+
+    Args:
+        name: As typed.
+        budget: What it may spend.
+        model: A model as ``--model`` takes it, then methods behind plus signs; by default the
+            name.
+    """
+
+    seeded, unlabelled = True, False
+
+    def __init__(self, name: str, budget: Budget, model: str | None = None) -> None:
+        self.name, self.budget = name, budget
+        self.model, *self.methods = (model or name).split("+")
+
+    def takes(self, task: str) -> bool:
+        """Return that it takes every task."""
+        return True
+
+    def identity(self) -> str:
+        """Return the budget, the methods and a hash of the weights or of the shape."""
+        return f"{self.budget} {self.methods} {weights_identity(self.model)}"
+
+    def make_task(self, split: Split, backbone: Backbone, train: Sequence[Example]) -> Task:
+        """Return the task to train."""
+        from easynlp.tasks import find_task
+
+        kind = find_task("text_classify")
+        options = kind.Config(max_length=self.budget.max_length)
+        task: Task = kind.prepare(options, backbone.tokenizer, train)
+        return task
+
+    def change(self, plan: Plan, split: Split, backbone: Backbone) -> Plan:
+        """Return the plan with the methods applied."""
+        from easynlp.methods import apply_methods
+
+        return apply_methods(plan, self.methods)
+
+    def shown(self, rows: Sequence[Example], split: Split) -> list[Example]:
+        """Return rows as the task sees them."""
+        return list(rows)
+
+    def training_rows(self, split: Split, seed: int) -> list[Example]:
+        """Return the rows to learn from: those of ``split.train``, all of them."""
+        train = read_split_file(split.train, split.task)
+        check_classes(train, split)
+        return train
+
+    def learn(self, split: Split, seed: int, say: Callable[[str], None]) -> Learned:
+        """Train once for each learning rate and keep the best checkpoint of all."""
+        from easynlp.models.backbone import Backbone
+        from easynlp.models.runtime import TorchModel
+        from easynlp.pipeline import Pipeline
+        from easynlp.training.precision import pick_device, resolve_precision
+
+        device = pick_device()
+        precision = resolve_precision("auto", device)
+        backbone = Backbone.load(self.model)
+        train = self.training_rows(split, seed)
+        dev = self.shown(read_split_file(split.dev, split.task), split)
+        best = Best()
+        for lr in self.budget.lrs:
+            self._try((split, train, dev), backbone, lr, seed, Where(device, precision), best, say)
+        plan = best.restore()
+        pipeline = Pipeline(plan.task, TorchModel(plan.model.eval(), precision, device))
+        size = sum(value.numel() for value in plan.model.parameters())
+        return Learned(pipeline.predict, best.accuracy, best.chosen, parameters=size)
+
+    def _try(
+        self, data: tuple[Split, Sequence[Example], Sequence[Example]], backbone: Backbone,
+        lr: float, seed: int, where: Where, best: Best, say: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        """Train with one learning rate, offering every checkpoint to `best`."""
+        import torch
+
+        from easynlp.data.sampling import EncodedRows
+        from easynlp.training.loop import FitOptions, State, fit
+        from easynlp.training.plan import Plan, task_term
+
+        split, train, dev = data
+        budget, steps = self.budget, self.budget.steps(len(train))
+        torch.manual_seed(seed)
+        task = self.make_task(split, backbone, train)
+        plan = Plan(task, task.build(backbone), (task_term(task),))
+        plan = self.change(plan, split, backbone)
+        rows = EncodedRows.of([plan.task.encode(each) for each in train])
+        judge = Judge(plan, dev, where)
+        options = FitOptions(
+            steps=steps, batch_size=budget.batch_size, lr=lr, precision=where.precision, seed=seed,
+            eval_every=max(1, steps // budget.evaluations) if budget.evaluations else steps,
+        )  # fmt: skip
+        for event in fit(
+            plan, rows, options, state=State(), device=where.device, evaluate=judge.scores
+        ):
+            if event.scores is not None:
+                say(f"lr {lr:g}  step {event.step} of {steps}  dev {event.scores['accuracy']:.3f}")
+                best.consider(plan, event.scores, {"lr": lr, "step": event.step, "of": steps})
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where and in which number format to compute."""
+
+    device: torch.device
+    precision: str
+
+
+class Judge:
+    """Scores a plan on dev rows: accuracy, and mean loss to tell equals apart."""
+
+    def __init__(self, plan: Plan, dev: Sequence[Example], where: Where) -> None:
+        from easynlp.training.loop import make_forward
+
+        self.plan, self.device, self._dev = plan, where.device, dev
+        self._forward = make_forward(plan.model, where.precision, where.device)
+        features = [plan.task.encode(example) for example in dev]
+        order = sorted(range(len(dev)), key=lambda i: len(features[i]["input_ids"]))
+        self._batches = [
+            (plan.task.collate([features[i] for i in rows]), rows)
+            for rows in (order[start : start + 32] for start in range(0, len(order), 32))
+        ]
+
+    def scores(self) -> dict[str, float]:
+        """Return ``accuracy`` and ``loss``; the model must be in eval mode."""
+        import torch
+
+        from easynlp.training.loop import to_tensors
+
+        task, loss = self.plan.task, 0.0
+        found: list[Prediction] = [{}] * len(self._dev)
+        for batch, rows in self._batches:
+            with torch.inference_mode():
+                tensors = to_tensors(batch, self.device)
+                output = self._forward(tensors)
+                loss += float(task.loss(output, tensors))
+            logits = getattr(output, "logits", output).float().cpu().numpy()
+            decoded = task.decode(logits, batch, [self._dev[i] for i in rows])
+            for i, prediction in zip(rows, decoded, strict=True):
+                found[i] = prediction
+        right = grade(self._dev, found)
+        return {task.metric: right, "accuracy": right, "loss": loss / len(self._dev)}
+
+
+class Best:
+    """The best checkpoint so far, over all tries of a contender."""
+
+    def __init__(self) -> None:
+        self.accuracy, self.loss = -1.0, float("inf")
+        self.chosen: dict[str, Any] = {}
+        self._plan: Plan | None = None
+        self._state: dict[str, torch.Tensor] = {}
+
+    def consider(self, plan: Plan, scores: Mapping[str, float], chosen: dict[str, Any]) -> None:
+        """Keep a copy of the plan's weights if its scores are better."""
+        if (scores["accuracy"], -scores["loss"]) <= (self.accuracy, -self.loss):
+            return
+        self.accuracy, self.loss, self.chosen = scores["accuracy"], scores["loss"], chosen
+        self._plan = plan
+        self._state = {name: value.clone() for name, value in plan.model.state_dict().items()}
+
+    def restore(self) -> Plan:
+        """Return the plan with the best weights in it."""
+        assert self._plan is not None, "no checkpoint was considered"
+        self._plan.model.load_state_dict(self._state)
+        return self._plan

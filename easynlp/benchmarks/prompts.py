@@ -1,0 +1,121 @@
+"""Patterns and label words of FewCLUE's tasks, read from ``fewclue_prompts.yaml`` and checked."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib import resources
+from typing import Any
+
+import yaml
+
+from easynlp.errors import ConfigError, did_you_mean
+from easynlp.tasks.base import Example
+
+__all__ = ["Prompt", "check_prompt", "prompt_of", "prompts", "read_prompts"]
+
+FIELDS = ("text", "text_b")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A pattern and its label words.
+
+    Attributes:
+        name: Whose it is.
+        pattern: The text with a hole, e.g. ``{text}。总之很[MASK]。``.
+        words: Labels to one or more words.
+        view: Which part of an example ``text`` and ``text_b`` are, where not the text itself.
+    """
+
+    name: str
+    pattern: str
+    words: Mapping[str, tuple[str, ...]]
+    view: Mapping[str, str] = field(default_factory=dict)
+
+    def words_text(self) -> str:
+        """Return the words as an option of prompting tasks and methods takes them: JSON."""
+        return json.dumps({k: list(v) for k, v in self.words.items()}, ensure_ascii=False)
+
+    def show(self, example: Example) -> Example:
+        """Return an example as the pattern names its parts."""
+        if not self.view:
+            return example
+        return {**example, **{name: example[part] for name, part in self.view.items()}}
+
+
+@lru_cache
+def prompts() -> Mapping[str, Mapping[str, Prompt]]:
+    """Return task to name to prompt; the first of a task is its default."""
+    text = resources.files("easynlp.benchmarks").joinpath("fewclue_prompts.yaml").read_text("utf-8")
+    return read_prompts(text)
+
+
+def read_prompts(text: str) -> dict[str, dict[str, Prompt]]:
+    """Read prompts from YAML and check them.
+
+    Raises:
+        ConfigError: If one of them is wrong; see `check_prompt`.
+    """
+    found: dict[str, dict[str, Prompt]] = {}
+    for task, entries in yaml.safe_load(text).items():
+        for entry in entries:
+            words = {str(k): _words(v) for k, v in entry["words"].items()}
+            made = Prompt(entry["name"], entry["pattern"], words, entry.get("view", {}))
+            check_prompt(made, task)
+            found.setdefault(task, {})[made.name] = made
+    return found
+
+
+def check_prompt(prompt: Prompt, task: str) -> None:
+    """Refuse a prompt that collides, gives the label away, or has no hole.
+
+    Raises:
+        ConfigError: If two labels share a word: their rows would be right either way. Or if the
+            pattern has no ``[MASK]`` or names something else than the texts, such as the label.
+    """
+    where = f'prompt "{prompt.name}" of {task}'
+    owners: dict[str, str] = {}
+    for label, words in prompt.words.items():
+        for word in words:
+            if owners.setdefault(word, label) != label:
+                raise ConfigError(
+                    f'{where}: the labels "{owners[word]}" and "{label}" share the word "{word}"; '
+                    "answers of one would count for the other. Give each label words of its own"
+                )
+        if len(set(words)) < len(words) or not all(words):
+            raise ConfigError(f'{where}: the words of "{label}" repeat, or one is empty')
+    if "[MASK]" not in prompt.pattern:
+        raise ConfigError(f'{where}: the pattern "{prompt.pattern}" has no [MASK]')
+    for name in re.findall(r"\{([^{}]*)\}", prompt.pattern):
+        if name not in FIELDS:
+            raise ConfigError(
+                f"{where}: the pattern names {{{name}}}; it may name {{text}} and {{text_b}}: the "
+                "label and what comes of it are not to be seen"
+            )
+    if hidden := {"label", "label_desc", "choice"} & set(prompt.view.values()):
+        raise ConfigError(f"{where}: its view shows {min(hidden)}, which gives the answer away")
+
+
+def prompt_of(task: str, name: str = "") -> Prompt | None:
+    """Return a task's prompt by name, by default its first; None if the task has none.
+
+    Raises:
+        ConfigError: If there is no such prompt.
+    """
+    known = prompts().get(task, {})
+    if not name:
+        return next(iter(known.values()), None)
+    if name not in known:
+        raise ConfigError(
+            f'{task} has no prompt "{name}".{did_you_mean(name, known)} Known: {", ".join(known)}'
+        )
+    return known[name]
+
+
+def _words(value: Any) -> tuple[str, ...]:
+    words: Iterable[Any] = value if isinstance(value, list) else [value]
+    return tuple(str(word) for word in words)
