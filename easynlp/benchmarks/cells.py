@@ -40,7 +40,7 @@ from easynlp.benchmarks.seal import sealed
 from easynlp.errors import DataError
 from easynlp.tasks.base import Example, Prediction
 
-__all__ = ["Cell", "find_splits", "progress_bar", "read_answers", "run_cells"]
+__all__ = ["Cell", "find_splits", "plan_cells", "progress_bar", "read_answers", "run_cells"]
 
 log = logging.getLogger("easynlp")
 
@@ -98,15 +98,41 @@ def find_splits(
     return splits, skipped
 
 
-def with_unlabelled(split: Split, *, drop_near: bool) -> tuple[Split, int]:
-    """Return the split with the task's unlabelled text, and how many rows were left out of it.
+def plan_cells(
+    contenders: Sequence[Contender], splits: Sequence[Split], seeds: Sequence[int],
+    *, drop_near: bool = False,
+) -> Iterator[tuple[Cell, dict[str, Any]]]:  # fmt: skip
+    """Yield all cells, split by split, so that early results compare; and what to note of each.
+
+    A contender that the seed makes no difference to has one cell a split.
+
+    Args:
+        contenders: Who takes part, where they are made for the task.
+        splits: The splits.
+        seeds: For contenders that a seed makes a difference to.
+        drop_near: Leave out unlabelled texts that are near test rows.
 
     Raises:
-        DataError: If there is none, or it holds test rows and `drop_near` is not asked for.
+        DataError: If unlabelled text is wanted and there is none, or it holds test rows and
+            `drop_near` is not asked for.
     """
-    root = split.train.parent.parent
-    found, dropped = read_unlabelled(root, split.task, drop_near=drop_near)
-    return replace(split, unlabelled=tuple(found)), dropped
+    texts: dict[str, tuple[tuple[Example, ...], int]] = {}
+    for split in splits:
+        for contender in contenders:
+            if not contender.takes(split.task):
+                continue
+            more: dict[str, Any] = {}
+            used = split
+            if contender.unlabelled:
+                if split.task not in texts:
+                    root = split.train.parent.parent
+                    found, dropped = read_unlabelled(root, split.task, drop_near=drop_near)
+                    texts[split.task] = tuple(found), dropped
+                used = replace(split, unlabelled=texts[split.task][0])
+                more = {"unlabelled": len(rows_of(used.unlabelled)),
+                        "unlabelled_near_test_dropped": texts[split.task][1]}  # fmt: skip
+            for seed in seeds if contender.seeded else seeds[:1]:
+                yield Cell(contender, used, seed), more
 
 
 def run_cells(cells: Sequence[tuple[Cell, dict[str, Any]]], folder: Path) -> list[dict[str, Any]]:

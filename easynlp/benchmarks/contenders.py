@@ -30,6 +30,7 @@ from easynlp.benchmarks.settings import (
     METHOD,
     PREFIX,
     PUBLISHED,
+    SplitOptions,
     is_floor,
 )
 from easynlp.benchmarks.task_floors import ExampleFloor
@@ -38,7 +39,7 @@ from easynlp.registry import resolve
 from easynlp.tasks.base import Example, Prediction
 
 __all__ = ["FLOORS", "FLOOR_OF", "PUBLISHED_BUDGET", "Budget", "Contender", "FloorContender",
-           "Learned", "find", "weights_identity"]  # fmt: skip
+           "Learned", "budget_of", "find", "weights_identity"]  # fmt: skip
 
 _HERE = "easynlp.benchmarks.task_floors:"
 FLOORS: dict[str, str] = {
@@ -101,6 +102,14 @@ class Budget:
         """
         wanted = round(self.epochs * -(-rows // self.batch_size))
         return min(self.max_steps, max(self.min_steps, wanted))
+
+
+def budget_of(options: SplitOptions) -> Budget:
+    """Return the budget that options ask for."""
+    return Budget(
+        options.lrs, options.epochs, options.min_steps, options.max_steps, options.evaluations,
+        options.batch_size, options.max_length,
+    )  # fmt: skip
 
 
 PUBLISHED_BUDGET = Budget(

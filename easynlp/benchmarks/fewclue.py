@@ -14,6 +14,7 @@ from pathlib import Path
 
 from easynlp.benchmarks import encodings
 from easynlp.benchmarks.seal import check_open
+from easynlp.benchmarks.settings import FEW_ALL
 from easynlp.data.readers import Row, read_rows
 from easynlp.errors import ConfigError, DataError, did_you_mean
 from easynlp.tasks.base import Example
@@ -23,8 +24,6 @@ __all__ = ["FEWCLUE", "OFFICIAL", "Split", "Suite", "check_classes", "find_file"
 
 OFFICIAL = ("0", "1", "2", "3", "4")
 """The five splits a mean is made of."""
-FEW_ALL = "few_all"
-"""The union of the splits, five times the labels: reported apart, never in a mean."""
 
 
 @dataclass(frozen=True)

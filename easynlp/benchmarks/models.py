@@ -7,7 +7,7 @@ probe of every model (`easynlp.benchmarks.probe`) stands beside its fine-tuning.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,8 @@ from typing import Any
 from rich.table import Table
 
 from easynlp.atomic import write_json
-from easynlp.benchmarks.cells import Cell, find_splits, run_cells
-from easynlp.benchmarks.contenders import Budget, Contender, find
-from easynlp.benchmarks.fewclue import Split
+from easynlp.benchmarks.cells import find_splits, plan_cells, run_cells
+from easynlp.benchmarks.contenders import budget_of, find
 from easynlp.benchmarks.scores import differences, rank, summarize
 from easynlp.benchmarks.settings import ModelsOptions
 from easynlp.benchmarks.timing import machine
@@ -41,10 +40,7 @@ def bench_models(options: ModelsOptions) -> dict[str, Any]:
         ConfigError: If a task, split or model does not exist.
         DataError: If no task's data is there, or a file is not as released.
     """
-    budget = Budget(
-        options.lrs, options.epochs, options.min_steps, options.max_steps, options.evaluations,
-        options.batch_size, options.max_length,
-    )  # fmt: skip
+    budget = budget_of(options)
     if options.threads:
         import torch
 
@@ -52,7 +48,7 @@ def bench_models(options: ModelsOptions) -> dict[str, Any]:
     folder = Path(options.output)
     contenders = [find(name, budget) for name in options.contenders()]
     splits, skipped = find_splits(Path(options.data_root), options.task_names(), options.numbers())
-    found = run_cells([(cell, {}) for cell in _cells(options, contenders, splits)], folder)
+    found = run_cells(list(plan_cells(contenders, splits, options.seeds)), folder)
     report = {
         "scores": summarize(found),
         "differences": differences(found, options.contenders()),
@@ -63,17 +59,6 @@ def bench_models(options: ModelsOptions) -> dict[str, Any]:
     }
     write_json(folder / "report.json", report)
     return report
-
-
-def _cells(
-    options: ModelsOptions, contenders: Sequence[Contender], splits: Sequence[Split]
-) -> Iterator[Cell]:
-    """Yield all cells: task by task, split by split, so that early results compare."""
-    for split in splits:
-        for contender in contenders:
-            if contender.takes(split.task):
-                for seed in options.seeds if contender.seeded else options.seeds[:1]:
-                    yield Cell(contender, split, seed)
 
 
 def models_table(report: Mapping[str, Any]) -> Table:

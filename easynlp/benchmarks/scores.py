@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from easynlp.benchmarks.fewclue import FEW_ALL, FEWCLUE
-from easynlp.benchmarks.settings import PREFIX, is_floor
+from easynlp.benchmarks.fewclue import FEWCLUE
+from easynlp.benchmarks.settings import FEW_ALL, PREFIX, is_floor
 from easynlp.benchmarks.statistics import mean_interval
 from easynlp.errors import DataError
 

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated
 
 from easynlp.errors import ConfigError
 from easynlp.options import Range
 
-__all__ = ["MaskedOptions", "ModelsOptions", "PretrainOptions", "SpeedOptions"]
+__all__ = ["FewclueOptions", "MaskedOptions", "ModelsOptions", "PretrainOptions", "SpeedOptions",
+           "SplitOptions", "is_floor"]  # fmt: skip
 
 FLOOR = "floor"
 """The floor that suits the task."""
 FLOORS = (FLOOR, "chance", "majority", "tfidf-svm", "tfidf-cnb", "hypothesis-svm", "overlap",
           "keyword-rule", "keywords", "positions", "lsa")  # fmt: skip
 """Contenders that are no models."""
+NINE = ("eprstmt", "csldcp", "tnews", "iflytek", "ocnli", "bustm", "csl", "cluewsc", "chid")
+"""FewCLUE's tasks."""
+FEW_ALL = "few_all"
+"""The union of the splits, five times the labels: reported apart, never in a mean."""
 FINETUNE, PUBLISHED = "finetune", "finetune-published"
 """Before @ and a model's name: fine-tuned properly, or by the published recipe."""
 METHOD = "method:"
@@ -29,33 +35,31 @@ def is_floor(name: str) -> bool:
     return name in FLOORS
 
 
+def _pieces(given: Iterable[str]) -> list[str]:
+    """Cut at commas, but not at those between the options of one piece."""
+    parts = (piece.strip() for each in given for piece in re.split(r",(?![\w-]+=)", each))
+    return list(dict.fromkeys(part for part in parts if part))
+
+
 Count = Annotated[int, Range(1)]
 Positive = Annotated[float, Range(0, above=True)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelsOptions:
-    """Options of ``easynlp bench models``."""
+class SplitOptions:
+    """What benchmarks on FewCLUE's splits share: the data and the budget of training."""
 
-    models: tuple[str, ...] = ("majority", "tfidf-svm", "random:tiny-zh", "tiny-zh")
-    """Contenders: the floors majority and tfidf-svm, or models as --model takes them, with
-    methods behind plus signs (tiny-zh+r_drop:alpha=4), or probe:MODEL for a linear probe. The
-    last one is compared with the others."""
-    probe: bool = False
-    """Probe every model too: logistic regression on its frozen sentence vectors."""
-    tasks: tuple[str, ...] = ("eprstmt", "tnews", "csldcp", "iflytek", "bustm")
-    """FewCLUE tasks: eprstmt, tnews, csldcp, iflytek, bustm, ocnli. One without data is left
-    out, with a notice."""
-    splits: tuple[str, ...] = ("0-4",)
-    """Official splits: numbers, a range such as 0-4, or few_all."""
-    seeds: tuple[int, ...] = (42,)
+    tasks: tuple[str, ...]
+    """FewCLUE tasks: eprstmt, csldcp, tnews, iflytek, ocnli, bustm, csl, cluewsc, chid. One
+    without data is left out, with a notice."""
+    seeds: tuple[int, ...]
     """Seeds; a split's score is the mean over them."""
     data_root: str = "../shared/data/bench"
     """Folder that holds fewclue_eprstmt, fewclue_tnews …"""
-    output: str = "runs/bench-models"
+    output: str
     """Folder of results. Finished cells in it are not computed again."""
     lrs: tuple[Positive, ...] = (1e-4, 3e-4, 1e-3)
-    """Learning rates among which dev chooses, for every model."""
+    """Learning rates among which dev chooses, for every model and method."""
     epochs: Positive = 20.0
     """Passes over the training rows of a try, within the limits on steps."""
     min_steps: Count = 150
@@ -73,6 +77,31 @@ class ModelsOptions:
     json: bool = False
     """Print the report as JSON in place of the table."""
 
+    def task_names(self) -> list[str]:
+        """Return the tasks one by one; a comma may stand between them."""
+        return _pieces(self.tasks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelsOptions(SplitOptions):
+    """Options of ``easynlp bench models``."""
+
+    models: tuple[str, ...] = ("majority", "tfidf-svm", "random:tiny-zh", "tiny-zh")
+    """Contenders: floors such as majority and tfidf-svm, or models as --model takes them, with
+    methods behind plus signs (tiny-zh+r_drop:alpha=4), or probe:MODEL for a linear probe. The
+    last one is compared with the others."""
+    probe: bool = False
+    """Probe every model too: logistic regression on its frozen sentence vectors."""
+    tasks: tuple[str, ...] = ("eprstmt", "tnews", "csldcp", "iflytek", "bustm")
+    """FewCLUE tasks: eprstmt, csldcp, tnews, iflytek, ocnli, bustm, csl, cluewsc, chid. One
+    without data is left out, with a notice."""
+    splits: tuple[str, ...] = ("0-4",)
+    """Official splits: numbers, a range such as 0-4, or few_all, which is in no mean."""
+    seeds: tuple[int, ...] = (42,)
+    """Seeds; a split's score is the mean over them."""
+    output: str = "runs/bench-models"
+    """Folder of results. Finished cells in it are not computed again."""
+
     def contenders(self) -> list[str]:
         """Return the contenders one by one, probes last; a comma may stand between them.
 
@@ -82,17 +111,11 @@ class ModelsOptions:
             >>> ModelsOptions(models=("majority", "tiny-zh+fgm"), probe=True).contenders()
             ['majority', 'tiny-zh+fgm', 'probe:tiny-zh']
         """
-        parts = (piece for given in self.models for piece in re.split(r",(?!\w+=)", given))
-        names = list(dict.fromkeys(part.strip() for part in parts if part.strip()))
+        names = _pieces(self.models)
         if self.probe:  # a floor has no vectors, and a method changes none
             models = (n.partition("+")[0] for n in names if n not in FLOORS)
             names += [PREFIX + name.removeprefix(PREFIX) for name in models]
         return sorted(dict.fromkeys(names), key=lambda name: name.startswith(PREFIX))
-
-    def task_names(self) -> list[str]:
-        """Return the tasks one by one; a comma may stand between them."""
-        parts = (piece.strip() for given in self.tasks for piece in given.split(","))
-        return list(dict.fromkeys(part for part in parts if part))
 
     def numbers(self) -> list[str]:
         """Return the splits one by one.
@@ -114,6 +137,61 @@ class ModelsOptions:
             else:
                 raise ConfigError(f'--splits "{part}" is no range such as 0-4')
         return list(dict.fromkeys(found))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FewclueOptions(SplitOptions):
+    """Options of ``easynlp bench fewclue``."""
+
+    contenders: tuple[str, ...] = ("chance", "majority", "floor", "finetune-published", "finetune")
+    """Who takes part: floors (floor is the one of each task; chance, majority, tfidf-svm …),
+    finetune-published (FewCLUE's 3 epochs), finetune (trained properly), method:NAME (a few-shot
+    method), probe:MODEL, or your own as package.module:Name. Behind @ another model."""
+    model: str = "tiny-zh"
+    """The model of contenders that name none."""
+    against: str = ""
+    """The contender that the others are compared with, by a paired bootstrap; by default the
+    last one."""
+    tasks: tuple[str, ...] = NINE
+    """FewCLUE tasks; by default all nine. Tasks may be added to a folder, not taken away."""
+    splits: tuple[str, ...] = ("0-4",)
+    """Official splits. Fewer than five are for a try: the table says so."""
+    seeds: tuple[int, ...] = (13, 42, 87)
+    """Seeds, fixed before the first cell; a split's score is the mean over them."""
+    few_all: bool = False
+    """Also train on few_all, five times the labels; reported apart, never in a mean."""
+    drop_near_test: bool = False
+    """Leave out unlabelled texts that are test rows, word for word or nearly, and say how many;
+    without it such text is refused."""
+    draws: Annotated[int, Range(100)] = 10_000
+    """Draws of the bootstrap."""
+    output: str = "runs/bench-fewclue"
+    """Folder of results. Finished cells in it are not computed again."""
+    write: str | None = None
+    """Markdown file to write the tables to, e.g. docs/fewclue.md."""
+
+    def names(self) -> list[str]:
+        """Return the contenders one by one; a comma may stand between them.
+
+        Example:
+            >>> FewclueOptions(contenders=("majority,method:pet:prompt=lm-bff,x=1",)).names()
+            ['majority', 'method:pet:prompt=lm-bff,x=1']
+        """
+        return _pieces(self.contenders)
+
+    def numbers(self) -> list[str]:
+        """Return the splits one by one, few_all last.
+
+        Raises:
+            ConfigError: If few_all is among the splits: it is their union, not a sixth one.
+        """
+        found = ModelsOptions(splits=self.splits).numbers()
+        if FEW_ALL in found:
+            raise ConfigError(
+                "few_all is no sixth split: it holds five times the labels, and a mean over it is "
+                "higher. Ask for it with --few-all; it is reported apart"
+            )
+        return [*found, *[FEW_ALL] * self.few_all]
 
 
 @dataclass(frozen=True, kw_only=True)

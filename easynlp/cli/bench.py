@@ -1,11 +1,18 @@
-"""``easynlp bench speed|pretrain|models|masked|serve`` and ``easynlp demo``."""
+"""``easynlp bench speed|pretrain|models|fewclue|masked|serve`` and ``easynlp demo``."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
-from easynlp.benchmarks.settings import MaskedOptions, ModelsOptions, PretrainOptions, SpeedOptions
+from easynlp.benchmarks.settings import (
+    FewclueOptions,
+    MaskedOptions,
+    ModelsOptions,
+    PretrainOptions,
+    SpeedOptions,
+)
 from easynlp.cli.command import Command
 from easynlp.cli.deploy import JsonOption
 from easynlp.cli.output import say, say_json, say_rows, say_table
@@ -14,7 +21,7 @@ from easynlp.demo.settings import DemoOptions
 from easynlp.deployment.settings import LoadTestOptions
 from easynlp.errors import GateError
 
-__all__ = ["demo", "masked", "models", "pretrain", "serve", "speed"]
+__all__ = ["demo", "fewclue", "masked", "models", "pretrain", "serve", "speed"]
 
 
 def demo(tokens: Sequence[str]) -> Command:
@@ -51,6 +58,15 @@ def models(tokens: Sequence[str]) -> Command:
         "bench models", "Score models and floors on the official splits of FewCLUE tasks.",
         (ModelsOptions,), _models, recipe=True,
         after="Example: easynlp bench models --models tfidf-svm --models tiny-zh --tasks eprstmt",
+    )  # fmt: skip
+
+
+def fewclue(tokens: Sequence[str]) -> Command:
+    """Make the command."""
+    return Command(
+        "bench fewclue", "Score few-shot methods on FewCLUE's nine tasks, by rules that hold.",
+        (FewclueOptions,), _fewclue, recipe=True,
+        after="Example: easynlp bench fewclue --contenders floor,finetune --tasks eprstmt,tnews",
     )  # fmt: skip
 
 
@@ -118,6 +134,21 @@ def _models(options: ModelsOptions) -> None:
     say_table(models_table(report))
     if (probes := probe_table(report)) is not None:
         say_table(probes)
+
+
+def _fewclue(options: FewclueOptions) -> None:
+    prepare_process(options.threads)
+    from easynlp.benchmarks.fewclue_page import fewclue_table, write_page
+    from easynlp.benchmarks.harness import bench_fewclue
+
+    report = bench_fewclue(options)
+    if options.write:
+        contenders = ",".join(options.names())
+        write_page(report, Path(options.write), f"easynlp bench fewclue --contenders {contenders}")
+    if options.json:
+        say_json(report)
+    else:
+        say_table(fewclue_table(report))
 
 
 def _masked(options: MaskedOptions) -> None:

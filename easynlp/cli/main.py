@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "bench speed": ("easynlp.cli.bench:speed", "Time training and prediction beside transformers."),
     "bench pretrain": ("easynlp.cli.bench:pretrain", "Time pre-training beside transformers."),
     "bench models": ("easynlp.cli.bench:models", "Score models on the FewCLUE tasks."),
+    "bench fewclue": ("easynlp.cli.bench:fewclue", "Score few-shot methods on FewCLUE, by rules."),
     "bench masked": ("easynlp.cli.bench:masked", "Score masked-LM heads on held-out text."),
     "bench serve": ("easynlp.cli.bench:serve", "Load-test a server."),
 }

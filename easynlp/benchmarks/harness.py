@@ -1,0 +1,219 @@
+"""``easynlp bench fewclue``: contenders on all nine tasks, by rules that cannot be bent.
+
+One process computes the cells (`easynlp.benchmarks.cells`) that are not done, and makes one table
+and one JSON of them: means over the five splits of means over seeds, sample standard deviation,
+95% interval, the paired bootstrap of one contender against the others, parameters, CPU seconds,
+rows and classes scored, and every single answer with the hash of all.
+
+What makes FewCLUE figures too good is refused, each with an error that says what it is: changed
+files, missing rows or classes, labels in the text, test rows in training or unlabelled text
+(`released`), dev rows of another split (`fewclue.Split`), a test file opened while learning
+(`seal`), label words that collide (`prompts`), few_all in a mean (`settings`, `scores`), seeds,
+splits or tasks taken away once a folder was begun (`register`).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from easynlp.atomic import write_json
+from easynlp.benchmarks.bootstrap import Scored, difference_draws, interval_of, mean_draws
+from easynlp.benchmarks.cells import find_splits, plan_cells, read_answers, run_cells
+from easynlp.benchmarks.contenders import budget_of, find
+from easynlp.benchmarks.encodings import gold_of, groups_of
+from easynlp.benchmarks.fewclue import FEWCLUE, OFFICIAL, Split, read_split_file
+from easynlp.benchmarks.scores import FOUR, HEADLINE, MEANS, summarize
+from easynlp.benchmarks.settings import FEW_ALL, FewclueOptions
+from easynlp.benchmarks.timing import machine
+from easynlp.errors import ConfigError, DataError, did_you_mean
+
+__all__ = ["bench_fewclue", "differences", "reference", "register", "scores_of"]
+
+log = logging.getLogger("easynlp")
+
+WITHIN = 0.5
+"""Points within which a floor reproduces its reference figure."""
+
+
+def bench_fewclue(options: FewclueOptions) -> dict[str, Any]:
+    """Run the cells that are not done yet; return the report on all.
+
+    The report holds ``scores``, ``differences``, ``cells`` (with all answers and their SHA-256),
+    ``not_shown`` (contenders the folder has cells of, that were not asked for), ``skipped``,
+    ``options`` and ``machine``; it is also written to ``fewclue.json``.
+
+    Args:
+        options: Contenders, tasks, splits, seeds, budget.
+
+    Raises:
+        ConfigError: If a task, split, model, method or prompt does not exist.
+        DataError: If data is not there, not as released, or any rule is broken.
+    """
+    if options.threads:
+        import torch
+
+        torch.set_num_threads(options.threads)
+    names = options.names()
+    against = options.against or names[-1]
+    if against not in names:
+        raise ConfigError(
+            f'--against "{against}" does not take part.{did_you_mean(against, names)} '
+            f"Contenders: {', '.join(names)}"
+        )
+    contenders = [find(name, budget_of(options), options.model) for name in names]
+    splits, skipped = find_splits(Path(options.data_root), options.task_names(), options.numbers())
+    folder = Path(options.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    register(folder, options)
+    cells = run_cells(
+        list(plan_cells(contenders, splits, options.seeds, drop_near=options.drop_near_test)),
+        folder,
+    )
+    answers = {cell["key"]: read_answers(folder, cell["key"], cell["answers_sha256"])
+               for cell in cells}  # fmt: skip
+    report = {
+        "scores": scores_of(cells),
+        "against": against,
+        "differences": differences(cells, answers, splits, against, draws=options.draws),
+        "not_shown": _not_shown(folder, names),
+        "skipped": skipped,
+        "cells": [{**cell, "answers": answers[cell["key"]]} for cell in cells],
+        "options": asdict(options),
+        "machine": machine(options.threads),
+    }
+    write_json(folder / "fewclue.json", report)
+    return report
+
+
+def register(folder: Path, options: FewclueOptions) -> None:
+    """Write down what a folder is to hold before its first cell; refuse to take away from it.
+
+    Raises:
+        DataError: If seeds, splits or tasks of an earlier run are missing now.
+    """
+    path = folder / "plan.json"
+    now: dict[str, list[Any]] = {
+        "seeds": list(options.seeds), "splits": options.numbers(), "tasks": options.task_names(),
+    }  # fmt: skip
+    if path.is_file():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        for what, given in now.items():
+            known = [each for each in before[what] if each != FEW_ALL]
+            missing = [str(each) for each in known if each not in given]
+            if missing:
+                raise DataError(
+                    f"this folder was begun with the {what} {', '.join(map(str, known))}; "
+                    f"{', '.join(missing)} cannot be dropped after results were seen",
+                    path=str(path),
+                    hint="Name all of them, or begin a folder with --output.",
+                )
+            now[what] = [*before[what], *(each for each in given if each not in before[what])]
+    write_json(path, now)
+
+
+def scores_of(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return a contender's scores on each task, with what they cost and what they are of."""
+    clean = {
+        (row["contender"], row["task"]): row["mean"]
+        for row in summarize(cells, lambda cell: cell["accuracy_without_them"] or 0.0)
+    }
+    rows = []
+    for row in summarize(cells):
+        pair = row["contender"], row["task"]
+        of = [cell for cell in cells if (cell["contender"], cell["task"]) == pair]
+        more: dict[str, Any] = {}
+        if of:
+            more = {
+                "rows": of[0]["rows"], "classes": of[0]["classes"],
+                "parameters": max(cell["parameters"] for cell in of),
+                "cpu_seconds": round(sum(cell["cpu_seconds"] for cell in of), 1),
+                "near_train": max(cell["test_rows_near_train"] for cell in of),
+                "mean_without_near": clean[pair],
+                "reference": reference()["floors"].get(pair[1], {}).get(_floor(of)),
+                "official": len([s for s in row["splits"] if s != FEW_ALL]) == len(OFFICIAL),
+            }  # fmt: skip
+        rows.append({**row, **more})
+    return rows
+
+
+def differences(
+    cells: Sequence[Mapping[str, Any]], answers: Mapping[str, Sequence[str]],
+    splits: Sequence[Split], against: str, *, draws: int = 10_000,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Return how much better one contender is than each other, with bootstrap intervals.
+
+    Args:
+        cells: Finished cells.
+        answers: Their answers by key.
+        splits: The splits, for the right answers.
+        against: The contender that is compared.
+        draws: Bootstrap samples.
+    """
+    tests = {split.task: split.test for split in splits}
+    found: list[dict[str, Any]] = []
+    of: dict[tuple[str, str], tuple[float, np.ndarray]] = {}
+    for number, (task, path) in enumerate(tests.items()):
+        test = read_split_file(path, task)
+        gold, groups = gold_of(test), groups_of(test)
+        scored = _scored([cell for cell in cells if cell["task"] == task], answers, gold)
+        for name, theirs in scored.items():
+            ours = scored.get(against)
+            if name == against or ours is None or not set(ours.right) & set(theirs.right):
+                continue
+            shared = sorted(set(ours.right) & set(theirs.right))
+            ours, theirs = (Scored({s: x.right[s] for s in shared}) for x in (ours, theirs))
+            drawn = difference_draws(ours, theirs, groups, draws=draws, seed=number)
+            of[name, task] = ours.mean() - theirs.mean(), drawn
+    for name, averaged in ((HEADLINE, FOUR), (MEANS[1], tuple(FEWCLUE))):
+        for other in dict.fromkeys(contender for contender, _ in list(of)):
+            parts = [of[other, task] for task in averaged if (other, task) in of]
+            if len(parts) == len(averaged):
+                mean = float(np.mean([gain for gain, _ in parts]))
+                of[other, name] = mean, mean_draws([drawn for _, drawn in parts])
+    for (other, task), (mean, drawn) in of.items():
+        found.append({"contender": against, "minus": other, "task": task,
+                      **asdict(interval_of(mean, drawn))})  # fmt: skip
+    return found
+
+
+@lru_cache
+def reference() -> Mapping[str, Any]:
+    """Return figures to compare with, in percent: ``floors`` and ``published``."""
+    file = resources.files("easynlp.benchmarks").joinpath("fewclue_reference.json")
+    found: dict[str, Any] = json.loads(file.read_text("utf-8"))
+    return found
+
+
+def _scored(
+    cells: Sequence[Mapping[str, Any]], answers: Mapping[str, Sequence[str]], gold: Sequence[str]
+) -> dict[str, Scored]:
+    """Return which rows each contender answered rightly, on official splits."""
+    right: dict[str, dict[str, list[np.ndarray]]] = {}
+    for cell in sorted(cells, key=lambda cell: cell["seed"]):
+        if cell["split"] != FEW_ALL:
+            hits = np.array([a == g for a, g in zip(answers[cell["key"]], gold, strict=True)])
+            right.setdefault(cell["contender"], {}).setdefault(cell["split"], []).append(
+                hits.astype(np.float64)
+            )
+    return {name: Scored(splits) for name, splits in right.items()}
+
+
+def _floor(cells: Sequence[Mapping[str, Any]]) -> str:
+    """Return which floor the cells are of."""
+    return str(cells[0]["chosen"].get("floor", cells[0]["contender"]))
+
+
+def _not_shown(folder: Path, names: Sequence[str]) -> list[str]:
+    """Return contenders the folder has cells of, beside those named."""
+    lines = (folder / "cells.jsonl").read_text(encoding="utf-8").splitlines()
+    known = dict.fromkeys(json.loads(line)["contender"] for line in lines)
+    return [name for name in known if name not in names]
