@@ -58,7 +58,7 @@ FLOORS: dict[str, str] = {
 _PAIRS = ("ocnli", "bustm", "csl", "chid")
 ONLY: dict[str, tuple[str, ...]] = {
     "overlap": _PAIRS, "hypothesis-svm": _PAIRS, "keyword-rule": ("csl",), "keywords": ("csl",),
-    "positions": ("cluewsc",), "lsa": ("eprstmt", "tnews"),
+    "positions": ("cluewsc",), "lsa": ("eprstmt",),
 }  # fmt: skip
 """Tasks a floor is for, where it is not for all."""
 UNLABELLED = ("lsa",)

@@ -86,7 +86,7 @@ def fewclue_page(report: Mapping[str, Any], command: str) -> str:
             + [[f"*{name}*", *(_said(figures.get(task)) or "-" for task in tasks)]
                for name, figures in reference()["published"].items()],
         ),
-        "In italics: published figures (FewCLUE's paper; test_public, five splits), for orientation.",
+        "In italics: published figures (FewCLUE's paper; test_public, five splits).",
     ]  # fmt: skip
     if any(row[FEW_ALL] is not None for row in scores):
         parts += ["### few_all", "Five times the labels; in no mean above.", _markdown(
@@ -155,7 +155,7 @@ def _costs(report: Mapping[str, Any]) -> list[str]:
         for row in report["scores"] if row["task"] not in MEANS
     ]  # fmt: skip
     headings = ["task", "contender", "parameters", "CPU seconds, all cells", "test rows",
-                "classes in them", "rows near training rows", "mean", "mean without them"]  # fmt: skip
+                "classes in them", "near training rows", "mean", "mean without them"]  # fmt: skip
     return ["## What was scored, and its price", _markdown(headings, rows)]
 
 

@@ -266,9 +266,7 @@ def test_test_rows_in_unlabelled_text_are_refused_or_dropped_on_request(root, mo
     write(path, [*rows, {"text": planted}, rows[0]])
     release(root, monkeypatch)
     lsa = options(root, contenders=("lsa",), splits=("0",))
-    with pytest.raises(
-        DataError, match=r"1 of 10 unlabelled texts are test rows[\s\S]*--drop-near"
-    ):
+    with pytest.raises(DataError, match=r"1 of 10 unlabelled texts [\s\S]*--drop-near"):
         bench_fewclue(lsa)
     report = bench_fewclue(options(root, contenders=("lsa",), splits=("0",), drop_near_test=True))
     cell = report["cells"][0]
@@ -397,6 +395,9 @@ t:
     pattern: "{text}[MASK]"
     words: {经营养成: 经营, 经营: 经营}
 """
+
+
+DISTINCT = COLLIDING.replace("经营养成: 经营", "a: b")
 
 
 @pytest.mark.parametrize(
