@@ -210,7 +210,7 @@ class FloorContender:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.seeded = name in ("chance", "lsa", FLOOR)
+        self.seeded = name in ("chance", "lsa")
         self.unlabelled = name in UNLABELLED
 
     def takes(self, task: str) -> bool:

@@ -14,6 +14,7 @@ from easynlp.tasks.base import Example, Prediction, Task
 if TYPE_CHECKING:
     import torch
 
+    from easynlp.data.sampling import Source
     from easynlp.models.backbone import Backbone
     from easynlp.training.plan import Plan
 
@@ -106,9 +107,11 @@ class FineTuned:
         budget, steps = self.budget, self.budget.steps(len(train))
         torch.manual_seed(seed)
         task = self.make_task(split, backbone, train)
-        plan = Plan(task, task.build(backbone), (task_term(task),))
+        plan = Plan(task, task.build(backbone), (task_term(task),), backbone)
         plan = self.change(plan, split, backbone)
-        rows = EncodedRows.of([plan.task.encode(each) for each in train])
+        rows: Source = EncodedRows.of([plan.task.encode(each) for each in train])
+        if hasattr(plan.task, "training_rows"):  # a task that draws negatives, as in a run
+            rows = plan.task.training_rows(rows)
         judge = Judge(plan, dev, where)
         options = FitOptions(
             steps=steps, batch_size=budget.batch_size, lr=lr, precision=where.precision, seed=seed,
