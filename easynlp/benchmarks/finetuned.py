@@ -14,7 +14,6 @@ from easynlp.tasks.base import Example, Prediction, Task
 if TYPE_CHECKING:
     import torch
 
-    from easynlp.data.sampling import Source
     from easynlp.models.backbone import Backbone
     from easynlp.training.plan import Plan
 
@@ -109,9 +108,7 @@ class FineTuned:
         task = self.make_task(split, backbone, train)
         plan = Plan(task, task.build(backbone), (task_term(task),), backbone)
         plan = self.change(plan, split, backbone)
-        rows: Source = EncodedRows.of([plan.task.encode(each) for each in train])
-        if hasattr(plan.task, "training_rows"):  # a task that draws negatives, as in a run
-            rows = plan.task.training_rows(rows)
+        rows = EncodedRows.of([plan.task.encode(each) for each in train])
         judge = Judge(plan, dev, where)
         options = FitOptions(
             steps=steps, batch_size=budget.batch_size, lr=lr, precision=where.precision, seed=seed,
