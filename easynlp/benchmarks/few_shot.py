@@ -3,7 +3,8 @@
 ``method:NAME:OPTION=VALUE,…@MODEL`` trains on the budget of fine-tuning, the same for every
 method. ``NAME`` is a task (an entry of TASKS, such as one that fills masks), a training method
 (an entry of METHODS), or both: ``TASK+METHOD``. A task or method with options ``pattern`` and
-``words`` gets those of `easynlp.benchmarks.prompts`. Options of ours:
+``words``, or ``hypothesis`` and ``descriptions``, gets those of `easynlp.benchmarks.prompts`.
+Options of ours:
 
 - ``prompt=NAME``: another than the task's first pattern;
 - ``placebo=random-labels``: the labels of the training rows are shuffled. What is above chance
@@ -118,7 +119,7 @@ class MethodTuned(FineTuned):
         def predict(examples: Sequence[Example]) -> Sequence[Prediction]:
             return learned.predict([prompt.show(each) for each in examples])
 
-        said = {"prompt": prompt.name, "pattern": prompt.pattern, "words": prompt.words_text()}
+        said = {"prompt": prompt.name, **prompt.options()}
         chosen = {**learned.chosen, **said}
         return dataclasses.replace(learned, predict=predict, chosen=chosen)
 
@@ -154,22 +155,24 @@ class MethodTuned(FineTuned):
         return [prompt.show(each) for each in rows] if prompt else list(rows)
 
     def _prompt(self, task: str) -> Prompt | None:
-        if not self._wants_prompt():
+        part = self._wants()
+        if not part:
             return None
-        prompt = prompt_of(task, self.prompt_name)
+        prompt = prompt_of(task, self.prompt_name, part)
         if prompt is not None and self.placebo == "shuffled-words":
             return dataclasses.replace(prompt, words=shuffled_words(prompt.words, self._seed))
         return prompt
 
     def _prompt_options(self, task: str) -> dict[str, str]:
         prompt = self._prompt(task)
-        return {"pattern": prompt.pattern, "words": prompt.words_text()} if prompt else {}
+        return prompt.options() if prompt else {}
 
-    def _wants_prompt(self) -> bool:
+    def _wants(self) -> str:
+        """Return which part of a prompt the task or a method takes, empty for none."""
         known = {each.name for each in dataclasses.fields(find_task(self.task_name).Config)}
         for part in self.parts:
             known |= set(inspect.signature(find_method(part)).parameters)
-        return "pattern" in known
+        return next((part for part in ("pattern", "hypothesis") if part in known), "")
 
 
 def shuffled_labels(rows: Sequence[Example], seed: int) -> list[Example]:

@@ -26,15 +26,23 @@ class Prompt:
 
     Attributes:
         name: Whose it is.
-        pattern: The text with a hole, e.g. ``{text}。总之很[MASK]。``.
+        pattern: The text with a hole, e.g. ``{text}。总之很[MASK]。``; empty if there is none.
         words: Labels to one or more words.
+        hypothesis: A sentence about the text with ``{label}`` in it; empty if there is none.
         view: Which part of an example ``text`` and ``text_b`` are, where not the text itself.
     """
 
     name: str
     pattern: str
     words: Mapping[str, tuple[str, ...]]
+    hypothesis: str = ""
     view: Mapping[str, str] = field(default_factory=dict)
+
+    def options(self) -> dict[str, str]:
+        """Return what tasks and methods call the prompt's parts."""
+        if self.hypothesis:
+            return {"hypothesis": self.hypothesis, "descriptions": self.words_text()}
+        return {"pattern": self.pattern, "words": self.words_text()}
 
     def words_text(self) -> str:
         """Return the words as an option of prompting tasks and methods takes them: JSON."""
@@ -64,7 +72,10 @@ def read_prompts(text: str) -> dict[str, dict[str, Prompt]]:
     for task, entries in yaml.safe_load(text).items():
         for entry in entries:
             words = {str(k): _words(v) for k, v in entry["words"].items()}
-            made = Prompt(entry["name"], entry["pattern"], words, entry.get("view", {}))
+            made = Prompt(
+                entry["name"], entry.get("pattern", ""), words, entry.get("hypothesis", ""),
+                entry.get("view", {}),
+            )  # fmt: skip
             check_prompt(made, task)
             found.setdefault(task, {})[made.name] = made
     return found
@@ -88,7 +99,9 @@ def check_prompt(prompt: Prompt, task: str) -> None:
                 )
         if len(set(words)) < len(words) or not all(words):
             raise ConfigError(f'{where}: the words of "{label}" repeat, or one is empty')
-    if "[MASK]" not in prompt.pattern:
+    if prompt.hypothesis and "{label}" not in prompt.hypothesis:
+        raise ConfigError(f'{where}: the hypothesis "{prompt.hypothesis}" has no {{label}}')
+    if not prompt.hypothesis and "[MASK]" not in prompt.pattern:
         raise ConfigError(f'{where}: the pattern "{prompt.pattern}" has no [MASK]')
     for name in re.findall(r"\{([^{}]*)\}", prompt.pattern):
         if name not in FIELDS:
@@ -100,18 +113,25 @@ def check_prompt(prompt: Prompt, task: str) -> None:
         raise ConfigError(f"{where}: its view shows {min(hidden)}, which gives the answer away")
 
 
-def prompt_of(task: str, name: str = "") -> Prompt | None:
+def prompt_of(task: str, name: str = "", part: str = "pattern") -> Prompt | None:
     """Return a task's prompt by name, by default its first; None if the task has none.
+
+    Args:
+        task: The benchmark's task.
+        name: The prompt's.
+        part: What it must have: ``pattern`` or ``hypothesis``.
 
     Raises:
         ConfigError: If there is no such prompt.
     """
-    known = prompts().get(task, {})
+    known = {each: found for each, found in prompts().get(task, {}).items()
+             if part in found.options()}  # fmt: skip
     if not name:
         return next(iter(known.values()), None)
     if name not in known:
         raise ConfigError(
-            f'{task} has no prompt "{name}".{did_you_mean(name, known)} Known: {", ".join(known)}'
+            f'{task} has no prompt "{name}" with a {part}.{did_you_mean(name, known)} '
+            f"Known: {', '.join(known)}"
         )
     return known[name]
 

@@ -43,17 +43,23 @@ def own_method(plan, *, pattern: str = "", words: str = "", placebo: str = "", r
     return plan
 
 
+def entails(plan, *, hypothesis: str = "", descriptions: str = ""):
+    """Note what a method of entailment was given."""
+    SEEN.append({"hypothesis": hypothesis, "descriptions": descriptions})
+    return plan
+
+
 @pytest.fixture
 def table(monkeypatch):
     SEEN.clear()
     monkeypatch.setitem(TASKS, "pattern", f"{__name__}:Pattern")
-    monkeypatch.setitem(METHODS, "own", f"{__name__}:own_method")
+    methods = {"own": own_method, "entails": entails}
+    for name, method in methods.items():
+        monkeypatch.setitem(METHODS, name, f"{__name__}:{method.__name__}")
     monkeypatch.setattr(
         few_shot, "find_task", lambda name: {"pattern": Pattern}.get(name, TextClassify)
     )
-    monkeypatch.setattr(
-        few_shot, "find_method", lambda name: own_method if name == "own" else find_real(name)
-    )
+    monkeypatch.setattr(few_shot, "find_method", lambda name: methods.get(name) or find_real(name))
 
 
 def find_real(name):
@@ -90,6 +96,15 @@ def test_a_method_with_a_pattern_gets_it_and_its_own_options(table, tiny_folder,
     learn("method:own:prompt=paddle,rate=0.5", tiny_folder, cell)
     assert SEEN[0]["pattern"] == prompt_of("cluewsc", "paddle").pattern
     assert SEEN[0]["rate"] == 0.5
+
+
+def test_a_method_of_entailment_gets_hypothesis_and_descriptions(table, tiny_folder, shared):
+    split = find_split(shared / "data" / "bench", "eprstmt", "0")
+    learned = learn("method:entails", tiny_folder, split)
+    assert SEEN == [
+        {"hypothesis": "{label}", "descriptions": '{"Positive": ["满意"], "Negative": ["不满意"]}'}
+    ]
+    assert learned.chosen["prompt"] == "efl"
 
 
 def test_placebo_of_the_method_itself_is_handed_on(table, tiny_folder, cell):
@@ -140,7 +155,7 @@ def test_names_that_are_wrong_say_so(name, said):
 
 
 def test_an_unknown_prompt_is_named(table, tiny_folder, cell):
-    with pytest.raises(ConfigError, match=r'no prompt "adapt"\. Did you mean "adapet"'):
+    with pytest.raises(ConfigError, match=r'"adapt" with a pattern\. Did you mean "adapet"'):
         learn("method:pattern:prompt=adapt", tiny_folder, cell)
 
 
