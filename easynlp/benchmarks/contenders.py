@@ -66,9 +66,10 @@ UNLABELLED = ("lsa",)
 FLOOR_OF: dict[str, str] = {
     "eprstmt": "tfidf-svm", "csldcp": "tfidf-svm", "tnews": "tfidf-svm", "iflytek": "tfidf-svm",
     "ocnli": "overlap", "bustm": "overlap", "csl": "keyword-rule", "cluewsc": "positions",
-    "chid": "chance",
+    "chid": "majority",
 }  # fmt: skip
-"""What ``floor`` stands for on each task: fixed by the kind of task, not by the scores."""
+"""What ``floor`` stands for on each task: fixed by the kind of task, not by the scores. On CHID it
+is chance without the noise: the same candidate always, right once in seven."""
 
 
 @dataclass(frozen=True)

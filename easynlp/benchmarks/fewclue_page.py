@@ -12,7 +12,7 @@ from easynlp.atomic import write_text
 from easynlp.benchmarks.harness import WITHIN, reference
 from easynlp.benchmarks.models import percent
 from easynlp.benchmarks.scores import MEANS, rank
-from easynlp.benchmarks.settings import FEW_ALL, is_floor
+from easynlp.benchmarks.settings import FEW_ALL, FLOOR, is_floor
 
 __all__ = ["fewclue_page", "fewclue_table", "write_page"]
 
@@ -104,9 +104,10 @@ def fewclue_page(report: Mapping[str, Any], command: str) -> str:
 def _how(report: Mapping[str, Any]) -> str:
     options, on = report["options"], report["machine"]
     splits = {split for row in report["scores"] for split in row["splits"]}
+    shown = ", ".join(f"{key} {value}" for key, value in on.items() if key != "system")
     said = (
         f"seeds {', '.join(map(str, options['seeds']))}; splits {', '.join(sorted(splits))}; "
-        f"test_public, every row and class; {', '.join(f'{k} {v}' for k, v in on.items())}."
+        f"test_public, every row and class; {shown}."
     )
     if report["not_shown"]:
         said += f" Also run in this folder, not shown: {', '.join(report['not_shown'])}."
@@ -132,7 +133,7 @@ def _compared(report: Mapping[str, Any], tasks: Sequence[str]) -> list[str]:
 
 
 def _floors(report: Mapping[str, Any]) -> list[str]:
-    rows = [row for row in report["scores"] if row.get("reference") is not None and row["official"]]
+    rows = _referred(report)
     if not rows:
         return []
     lines = []
@@ -161,7 +162,7 @@ def _costs(report: Mapping[str, Any]) -> list[str]:
 
 def _failures(report: Mapping[str, Any]) -> list[str]:
     """Say which models are below the floor, and which floors are off their reference."""
-    floor = {row["task"]: row for row in report["scores"] if row["contender"] == "floor"}
+    floor = {row["task"]: row for row in report["scores"] if row["contender"] == FLOOR}
     said = []
     for row in report["scores"]:
         own = floor.get(row["task"])
@@ -172,17 +173,21 @@ def _failures(report: Mapping[str, Any]) -> list[str]:
                 f"- {row['contender']} is below the floor on {row['task']}: "
                 f"{percent(row['mean'])} against {percent(own['mean'])}."
             )
-    for row in report["scores"]:
-        ref = row.get("reference")
-        if ref is None or not row["official"]:
-            continue
-        off = 100 * row["mean"] - ref
+    for row in _referred(report):
+        off = 100 * row["mean"] - row["reference"]
         if abs(off) > WITHIN + 1e-9:
             said.append(
                 f"- {row['contender']} on {row['task']} is {off:+.1f} points off its reference "
-                f"({ref:g})."
+                f"({row['reference']:g})."
             )
     return ["\n".join(said)] if said else ["Nothing in this report is below its floor."]
+
+
+def _referred(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return rows with a reference, of all five splits; ``floor`` only where it stands alone."""
+    rows = [row for row in report["scores"] if row.get("reference") is not None and row["official"]]
+    named = {row["task"] for row in rows if row["contender"] != FLOOR}
+    return [row for row in rows if row["contender"] != FLOOR or row["task"] not in named]
 
 
 def _left_out(report: Mapping[str, Any]) -> str:

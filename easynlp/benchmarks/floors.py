@@ -90,7 +90,7 @@ class LinearFloor:
         features = vectorizer.fit_transform(texts)
         from sklearn.svm import LinearSVC
 
-        svm = LinearSVC(C=1.0).fit(features, labels)
+        svm = LinearSVC(C=1.0, random_state=0).fit(features, labels)
         self._vectorizer = vectorizer
         self.labels = [str(label) for label in svm.classes_]
         self._weights = np.ascontiguousarray(svm.coef_.T, np.float32)

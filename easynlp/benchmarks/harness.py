@@ -136,7 +136,10 @@ def scores_of(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 "rows": of[0]["rows"], "classes": of[0]["classes"],
                 "parameters": max(cell["parameters"] for cell in of),
                 "cpu_seconds": round(sum(cell["cpu_seconds"] for cell in of), 1),
-                "near_train": max(cell["test_rows_near_train"] for cell in of),
+                "near_train": max(
+                    (cell["test_rows_near_train"] for cell in of if cell["split"] != FEW_ALL),
+                    default=0,
+                ),
                 "mean_without_near": clean[pair],
                 "reference": reference()["floors"].get(pair[1], {}).get(_floor(of)),
                 "official": len([s for s in row["splits"] if s != FEW_ALL]) == len(OFFICIAL),

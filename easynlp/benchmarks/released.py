@@ -125,7 +125,12 @@ def check_split(split: Split) -> None:
 
 def near_rows(texts: Sequence[str], test: Sequence[Example]) -> set[int]:
     """Return the numbers of the test rows that are near any of the texts."""
-    return _index(tuple(plain_texts(test))).rows_near(texts)
+    return set(_near(tuple(texts), tuple(plain_texts(test))))
+
+
+@lru_cache(maxsize=64)
+def _near(texts: tuple[str, ...], test: tuple[str, ...]) -> frozenset[int]:
+    return frozenset(_index(test).rows_near(texts))
 
 
 @lru_cache(maxsize=2)

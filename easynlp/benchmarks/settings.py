@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated
 
 from easynlp.errors import ConfigError
@@ -169,6 +169,23 @@ class FewclueOptions(SplitOptions):
     """Folder of results. Finished cells in it are not computed again."""
     write: str | None = None
     """Markdown file to write the tables to, e.g. docs/fewclue.md."""
+
+    def command(self) -> str:
+        """Return what to type for the same figures: no files and formats, no defaults.
+
+        Example:
+            >>> FewclueOptions(contenders=("floor",), few_all=True, seeds=(1, 2)).command()
+            'easynlp bench fewclue --seeds 1 --seeds 2 --contenders floor --few-all'
+        """
+        said = ["easynlp bench fewclue"]
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if value == each.default or each.name in ("data_root", "output", "write", "json"):
+                continue
+            flag = "--" + each.name.replace("_", "-")
+            parts = value if isinstance(value, tuple) else (value,)
+            said += [flag if part is True else f"{flag} {part}" for part in parts]
+        return " ".join(said)
 
     def names(self) -> list[str]:
         """Return the contenders one by one; a comma may stand between them.

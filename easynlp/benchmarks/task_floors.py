@@ -10,6 +10,7 @@ down, not for their scores.
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -45,7 +46,7 @@ class ExampleFloor(Protocol):
 
 
 class Chance:
-    """Draws a label, all being equally likely.
+    """Draws a label, all being equally likely; other draws for other seeds and training rows.
 
     Example:
         >>> floor = Chance()
@@ -63,7 +64,8 @@ class Chance:
     def fit(self, examples: Sequence[Example], unlabelled: Sequence[Example], seed: int) -> None:
         """Note the labels."""
         self._labels = sorted({str(each["label"]) for each in examples})
-        self._random = np.random.default_rng(seed)
+        rows = zlib.crc32(repr([sorted(each.items()) for each in examples]).encode())
+        self._random = np.random.default_rng([seed, rows])
 
     def predict(self, examples: Sequence[Example]) -> list[Prediction]:
         """Return random scores; the highest is the label."""

@@ -143,8 +143,7 @@ def _fewclue(options: FewclueOptions) -> None:
 
     report = bench_fewclue(options)
     if options.write:
-        contenders = ",".join(options.names())
-        write_page(report, Path(options.write), f"easynlp bench fewclue --contenders {contenders}")
+        write_page(report, Path(options.write), options.command())
     if options.json:
         say_json(report)
     else:

@@ -65,6 +65,8 @@ def test_chance_is_drawn_anew_by_seed_and_is_fair():
     assert floor.predict(rows) == first
     floor.fit(rows, (), 42)
     assert floor.predict(rows) != first
+    floor.fit([{**each, "text": "x"} for each in rows], (), 13)
+    assert floor.predict(rows) != first
 
 
 def test_every_task_has_a_floor_that_is_made_for_it():
