@@ -15,7 +15,11 @@ if TYPE_CHECKING:
     import torch
 
     from easynlp.models.backbone import Backbone
+    from easynlp.training.head import Probe
     from easynlp.training.plan import Plan
+
+HEAD_STRENGTH = 0.01
+"""Of the regression that fits a head, where a method trains vectors only."""
 
 __all__ = ["Best", "FineTuned", "Judge", "Where"]
 
@@ -99,6 +103,7 @@ class FineTuned:
         import torch
 
         from easynlp.data.sampling import EncodedRows
+        from easynlp.training.head import Probe
         from easynlp.training.loop import FitOptions, State, fit
         from easynlp.training.plan import Plan, task_term
 
@@ -106,20 +111,28 @@ class FineTuned:
         budget, steps = self.budget, self.budget.steps(len(train))
         torch.manual_seed(seed)
         task = self.make_task(split, backbone, train)
-        plan = Plan(task, task.build(backbone), (task_term(task),), backbone)
+        plan = Plan(
+            task, task.build(backbone), (task_term(task),), backbone,
+            getattr(task, "training_rows", None),
+        )  # fmt: skip
         plan = self.change(plan, split, backbone)
         rows = EncodedRows.of([plan.task.encode(each) for each in train])
+        plan.model.to(where.device)
+        # A method whose head no term trains has it fitted at every checkpoint, as in a run.
         judge = Judge(plan, dev, where)
+        probe = Probe("no", HEAD_STRENGTH, plan, rows, judge.scores)
+        probe.before()
         options = FitOptions(
             steps=steps, batch_size=budget.batch_size, lr=lr, precision=where.precision, seed=seed,
             eval_every=max(1, steps // budget.evaluations) if budget.evaluations else steps,
         )  # fmt: skip
         for event in fit(
-            plan, rows, options, state=State(), device=where.device, evaluate=judge.scores
+            plan, rows, options, state=State(), device=where.device, evaluate=probe.evaluate
         ):
             if event.scores is not None:
                 say(f"lr {lr:g}  step {event.step} of {steps}  dev {event.scores['accuracy']:.3f}")
-                best.consider(plan, event.scores, {"lr": lr, "step": event.step, "of": steps})
+                at = {"lr": lr, "step": event.step, "of": steps}
+                best.consider(plan, event.scores, at, probe)
 
 
 @dataclass(frozen=True)
@@ -173,18 +186,24 @@ class Best:
         self.accuracy, self.loss = -1.0, float("inf")
         self.chosen: dict[str, Any] = {}
         self._plan: Plan | None = None
+        self._probe: Probe | None = None
         self._state: dict[str, torch.Tensor] = {}
 
-    def consider(self, plan: Plan, scores: Mapping[str, float], chosen: dict[str, Any]) -> None:
+    def consider(
+        self, plan: Plan, scores: Mapping[str, float], chosen: dict[str, Any],
+        probe: Probe | None = None,
+    ) -> None:  # fmt: skip
         """Keep a copy of the plan's weights if its scores are better."""
         if (scores["accuracy"], -scores["loss"]) <= (self.accuracy, -self.loss):
             return
         self.accuracy, self.loss, self.chosen = scores["accuracy"], scores["loss"], chosen
-        self._plan = plan
+        self._plan, self._probe = plan, probe
         self._state = {name: value.clone() for name, value in plan.model.state_dict().items()}
 
     def restore(self) -> Plan:
         """Return the plan with the best weights in it."""
         assert self._plan is not None, "no checkpoint was considered"
         self._plan.model.load_state_dict(self._state)
+        if self._probe is not None:
+            self._probe.after(0, self.accuracy)  # a fitted head is read in the way it was best
         return self._plan

@@ -16,7 +16,7 @@ __all__ = ["FewclueOptions", "MaskedOptions", "ModelsOptions", "PretrainOptions"
 FLOOR = "floor"
 """The floor that suits the task."""
 FLOORS = (FLOOR, "chance", "majority", "tfidf-svm", "tfidf-cnb", "hypothesis-svm", "overlap",
-          "keyword-rule", "keywords", "positions", "lsa")  # fmt: skip
+          "keyword-rule", "keywords", "positions", "lsa", "nb-em", "self-trained")  # fmt: skip
 """Contenders that are no models."""
 NINE = ("eprstmt", "csldcp", "tnews", "iflytek", "ocnli", "bustm", "csl", "cluewsc", "chid")
 """FewCLUE's tasks."""

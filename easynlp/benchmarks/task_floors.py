@@ -19,12 +19,13 @@ import numpy as np
 from easynlp.benchmarks.encodings import joined
 from easynlp.benchmarks.floors import LinearFloor, MajorityFloor, text_vectorizer
 from easynlp.errors import MissingExtra
+from easynlp.fewshot.baselines import NaiveBayesEM, SelfTrainedLinear
 from easynlp.tasks.base import Example, Prediction
 
 __all__ = ["Chance", "ExampleFloor", "KeywordRule", "Regression", "TextFloor", "chance",
            "complement_nb", "hypothesis_only", "keyword_features", "keyword_regression",
-           "keyword_rule", "lsa", "majority", "overlap", "overlap_regression", "position_features",
-           "position_regression", "tfidf_svm"]  # fmt: skip
+           "keyword_rule", "lsa", "majority", "nb_em", "overlap", "overlap_regression",
+           "position_features", "position_regression", "self_trained", "tfidf_svm"]  # fmt: skip
 
 PAUSES, STOPS = "，。；：！？、,.;:!?", "。！？!?"
 
@@ -175,6 +176,27 @@ class ComplementBayes:
                             self._model.predict_log_proba(rows))  # fmt: skip
 
 
+class PoolFloor:
+    """A baseline of `easynlp.fewshot.baselines`, which learns from unlabelled texts too."""
+
+    def __init__(self, model: NaiveBayesEM | SelfTrainedLinear) -> None:
+        self._model = model
+        self.parameters = 0
+
+    def fit(self, examples: Sequence[Example], unlabelled: Sequence[Example], seed: int) -> None:
+        """Learn from the texts."""
+        labels = [str(each["label"]) for each in examples]
+        self._model.fit([joined(e) for e in examples], labels, [joined(e) for e in unlabelled])
+        width = self._model.predict_proba([joined(examples[0])]).shape[1]
+        parts = [part for part in vars(self._model).values() if hasattr(part, "vocabulary_")]
+        self.parameters = width * sum(len(part.vocabulary_) for part in parts)
+
+    def predict(self, examples: Sequence[Example]) -> list[Prediction]:
+        """Return labels with probabilities."""
+        found = self._model.predict_proba([joined(each) for each in examples])
+        return _predictions(self._model.classes_, found)
+
+
 class LatentSemantics:
     """Logistic regression on 200 latent dimensions of TF-IDF fitted on unlabelled text too."""
 
@@ -276,6 +298,16 @@ def complement_nb() -> ExampleFloor:
 def lsa() -> ExampleFloor:
     """Return latent semantics of unlabelled text and logistic regression."""
     return LatentSemantics()
+
+
+def nb_em() -> ExampleFloor:
+    """Return naive Bayes with EM on unlabelled text."""
+    return PoolFloor(NaiveBayesEM())
+
+
+def self_trained() -> ExampleFloor:
+    """Return TF-IDF and logistic regression, trained again on their own surest guesses."""
+    return PoolFloor(SelfTrainedLinear())
 
 
 def overlap_regression() -> ExampleFloor:

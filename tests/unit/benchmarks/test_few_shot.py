@@ -6,7 +6,7 @@ import pytest
 
 from easynlp.benchmarks import contenders, few_shot
 from easynlp.benchmarks.contenders import Budget
-from easynlp.benchmarks.encodings import hide
+from easynlp.benchmarks.encodings import grade, hide
 from easynlp.benchmarks.few_shot import shuffled_labels, shuffled_words
 from easynlp.benchmarks.fewclue import find_split, read_split_file
 from easynlp.benchmarks.prompts import prompt_of
@@ -164,3 +164,16 @@ def test_identity_tells_arms_apart(table, tiny_folder):
              "method:pattern", "method:own:prompt=paddle", "method:own:placebo=x"]  # fmt: skip
     found = {contenders.find(f"{name}@{tiny_folder}", BUDGET).identity() for name in names}
     assert len(found) == len(names)
+
+
+@pytest.mark.parametrize("name", ["setfit", "cp_tuning", "pet", "p_tuning", "efl"])
+def test_every_few_shot_method_learns_and_answers(tiny_folder, shared, name):
+    split = find_split(shared / "data" / "bench", "eprstmt", "0")
+    budget = replace(BUDGET, max_length=32, min_steps=2, max_steps=2)
+    contender = contenders.find(f"method:{name}@{tiny_folder}", budget)
+    learned = contender.learn(split.closed(), 13, lambda text: None)
+    dev = read_split_file(split.dev, "eprstmt")
+    predictions = learned.predict(hide(dev))
+    assert {each["label"] for each in predictions} <= {"Positive", "Negative"}
+    # What is answered afterwards is what was scored when it was the best.
+    assert grade(dev, predictions) == learned.dev_accuracy
