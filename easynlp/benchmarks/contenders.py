@@ -9,6 +9,8 @@ given to answer have no labels. Names:
 - ``finetune@MODEL``: fine-tuned properly, on a budget that is the same for every method;
   ``finetune-published@MODEL``: with FewCLUE's published recipe. ``MODEL`` alone is
   ``finetune@MODEL``, and methods may stand behind plus signs (``tiny-zh+r_drop:alpha=4``);
+- ``lp-ft@MODEL``: the same budget, from a head fitted as a linear probe, which stays the answer if
+  no checkpoint is better on dev;
 - ``method:NAME@MODEL``: a few-shot method (`easynlp.benchmarks.few_shot`);
 - ``probe:MODEL``: a linear probe (`easynlp.benchmarks.probe`);
 - ``package.module:Name``: your own, called with its name and the budget.
@@ -27,6 +29,7 @@ from easynlp.benchmarks.fewclue import FEWCLUE, Split, check_classes, read_split
 from easynlp.benchmarks.settings import (
     FINETUNE,
     FLOOR,
+    LP_FT,
     METHOD,
     PREFIX,
     PUBLISHED,
@@ -192,8 +195,8 @@ def find(name: str, budget: Budget, model: str = "tiny-zh") -> Contender:
     kind, _, given = name.partition("@")
     if kind == PUBLISHED:
         return FineTuned(name, PUBLISHED_BUDGET, given or model)
-    if kind == FINETUNE:
-        return FineTuned(name, budget, given or model)
+    if kind in (FINETUNE, LP_FT):
+        return FineTuned(name, budget, given or model, probe="first" if kind == LP_FT else "no")
     module, _, attribute = name.partition(":")
     if attribute.isidentifier() and "." in module and "/" not in module:
         made: Any = resolve(name, {}, kind="contender")(name, budget)

@@ -34,12 +34,15 @@ class FineTuned:
         budget: What it may spend.
         model: A model as ``--model`` takes it, then methods behind plus signs; by default the
             name.
+        probe: ``first``: start from a fitted head, see `easynlp.training.head.Probe`.
     """
 
     seeded, unlabelled = True, False
 
-    def __init__(self, name: str, budget: Budget, model: str | None = None) -> None:
-        self.name, self.budget = name, budget
+    def __init__(
+        self, name: str, budget: Budget, model: str | None = None, probe: str = "no"
+    ) -> None:
+        self.name, self.budget, self.probe = name, budget, probe
         self.model, *self.methods = (model or name).split("+")
 
     def takes(self, task: str) -> bool:
@@ -48,7 +51,7 @@ class FineTuned:
 
     def identity(self) -> str:
         """Return the budget, the methods and a hash of the weights or of the shape."""
-        return f"{self.budget} {self.methods} {weights_identity(self.model)}"
+        return f"{self.budget} {self.methods} {self.probe} {weights_identity(self.model)}"
 
     def make_task(self, split: Split, backbone: Backbone, train: Sequence[Example]) -> Task:
         """Return the task to train."""
@@ -120,8 +123,10 @@ class FineTuned:
         plan.model.to(where.device)
         # A method whose head no term trains has it fitted at every checkpoint, as in a run.
         judge = Judge(plan, dev, where)
-        probe = Probe("no", HEAD_STRENGTH, plan, rows, judge.scores)
+        probe = Probe(self.probe, HEAD_STRENGTH, plan, rows, judge.scores)
         probe.before()
+        if self.probe == "first":  # the untuned probe is one of those dev chooses among
+            best.consider(plan, judge.scores(), {"lr": lr, "step": 0, "of": steps}, probe)
         options = FitOptions(
             steps=steps, batch_size=budget.batch_size, lr=lr, precision=where.precision, seed=seed,
             eval_every=max(1, steps // budget.evaluations) if budget.evaluations else steps,

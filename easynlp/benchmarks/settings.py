@@ -22,7 +22,7 @@ NINE = ("eprstmt", "csldcp", "tnews", "iflytek", "ocnli", "bustm", "csl", "cluew
 """FewCLUE's tasks."""
 FEW_ALL = "few_all"
 """The union of the splits, five times the labels: reported apart, never in a mean."""
-FINETUNE, PUBLISHED = "finetune", "finetune-published"
+FINETUNE, LP_FT, PUBLISHED = "finetune", "lp-ft", "finetune-published"
 """Before @ and a model's name: fine-tuned properly, or by the published recipe."""
 METHOD = "method:"
 """Before the name of a few-shot method."""

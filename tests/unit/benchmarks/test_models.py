@@ -291,3 +291,20 @@ def test_floors_match_the_published_figures(shared, tmp_path, task, floor):
     assert 100 * report["scores"][0]["mean"] == pytest.approx(floor, abs=0.5)
     assert report["cells"][0]["rows"] == FEWCLUE[task].test_rows
     assert models_table(report).row_count == 1
+
+
+def test_lp_ft_keeps_the_probe_where_training_is_no_better(root, tiny_folder):
+    split = find_split(root, "eprstmt", "0")
+    ruin = Budget(lrs=(5.0,), min_steps=4, max_steps=4, evaluations=1, epochs=1)
+    plain, probed = (
+        contenders.find(f"{kind}@{tiny_folder}", ruin).learn(split, 1, lambda line: None)
+        for kind in ("finetune", "lp-ft")
+    )
+    assert probed.chosen == {"lr": 5.0, "step": 0, "of": 4}
+    assert plain.chosen["step"] == 4
+    rows = [{"text": text + "0"} for text in (*GOOD, *BAD)]  # as in training
+    wanted = ["Positive"] * 4 + ["Negative"] * 4
+    assert [each["label"] for each in probed.predict(rows)] == wanted
+    assert [each["label"] for each in plain.predict(rows)] != wanted
+    names = [contenders.find(f"{kind}@{tiny_folder}", ruin) for kind in ("finetune", "lp-ft")]
+    assert names[0].identity() != names[1].identity()
