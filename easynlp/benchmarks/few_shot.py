@@ -20,6 +20,7 @@ Other options are those of the last method named.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import inspect
 import random
 from collections.abc import Callable, Sequence
@@ -28,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 from easynlp.benchmarks.contenders import Budget, Learned
 from easynlp.benchmarks.fewclue import Split
 from easynlp.benchmarks.finetuned import FineTuned
-from easynlp.benchmarks.prompts import Prompt, prompt_of
+from easynlp.benchmarks.prompts import Prompt, prompt_of, prompts
 from easynlp.benchmarks.settings import METHOD
 from easynlp.config import parse_method
 from easynlp.errors import ConfigError
@@ -106,7 +107,9 @@ class MethodTuned(FineTuned):
 
     def identity(self) -> str:
         """Return the budget, the methods, the weights and all prompts."""
-        return f"{super().identity()} {self.task_name} {self.prompt_name} {self.placebo}"
+        words = repr({task: list(known.values()) for task, known in prompts().items()})
+        said = hashlib.sha256(words.encode()).hexdigest()[:16] if self._wants() else ""
+        return f"{super().identity()} {self.task_name} {self.prompt_name} {self.placebo} {said}"
 
     def learn(self, split: Split, seed: int, say: Callable[[str], None]) -> Learned:
         """Learn like fine-tuning; also report the prompt."""

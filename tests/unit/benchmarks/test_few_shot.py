@@ -166,6 +166,15 @@ def test_identity_tells_arms_apart(table, tiny_folder):
     assert len(found) == len(names)
 
 
+def test_identity_changes_with_a_pattern(table, tiny_folder, monkeypatch):
+    contender = contenders.find(f"method:pattern@{tiny_folder}", BUDGET)
+    before = contender.identity()
+    prompt = prompt_of("eprstmt")
+    changed = {"eprstmt": {prompt.name: replace(prompt, pattern=prompt.pattern + "！")}}
+    monkeypatch.setattr(few_shot, "prompts", lambda: changed)
+    assert contender.identity() != before
+
+
 @pytest.mark.parametrize("name", ["setfit", "cp_tuning", "pet", "p_tuning", "efl"])
 def test_every_few_shot_method_learns_and_answers(tiny_folder, shared, name):
     split = find_split(shared / "data" / "bench", "eprstmt", "0")
