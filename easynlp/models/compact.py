@@ -24,6 +24,8 @@ from safetensors.torch import load_file, save_file
 
 from easynlp.atomic import write_folder
 from easynlp.errors import ModelError
+from easynlp.models import ngram_bert
+from easynlp.models.ngram_bert import NgramBertConfig
 
 __all__ = ["COMPACT_FILE", "COMPACT_KEY", "Matrices", "is_compact", "quantize_rows",
            "read_compact", "save_compact", "stored_state", "unpack"]  # fmt: skip
@@ -178,9 +180,17 @@ def unpack(source: Path, folder: Path) -> Path:
     def fill(target: Path) -> None:
         save_file(state, target / "model.safetensors", metadata={"format": "pt"})
         _copy_rest(source, target, {COMPACT_KEY: None})
+        _add_code(target)
 
     write_folder(folder, fill)
     return folder
+
+
+def _add_code(folder: Path) -> None:
+    """Put an architecture of our own beside its weights, where transformers looks for it."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if config.get("model_type") == NgramBertConfig.model_type:
+        shutil.copyfile(ngram_bert.__file__, folder / Path(ngram_bert.__file__).name)
 
 
 def _check_free(folder: Path) -> None:

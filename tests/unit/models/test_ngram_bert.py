@@ -10,6 +10,8 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification
 
+from easynlp.models import ngram_bert
+from easynlp.models.compact import save_compact, unpack
 from easynlp.models.ngram_bert import NgramBertConfig, NgramBertModel, set_token_codes
 
 PAD, CLS, SEP, MASK = 0, 2, 3, 4
@@ -137,3 +139,15 @@ def test_tokens_added_take_no_part_in_bigrams(config, tmp_path: Path, count: int
     again = AutoModelForMaskedLM.from_pretrained(tmp_path).eval()
     ids = torch.tensor([[CLS, 7, count - 1, 9, SEP]])
     torch.testing.assert_close(again(ids).logits, model.eval()(ids).logits)
+
+
+def test_unpacking_puts_the_code_beside_the_weights(config, tmp_path: Path) -> None:
+    model = AutoModelForMaskedLM.from_config(config).eval()
+    model.save_pretrained(tmp_path / "plain")
+    (tmp_path / "plain" / "ngram_bert.py").unlink()  # as in the package
+    save_compact(tmp_path / "plain", tmp_path / "packed")
+    folder = unpack(tmp_path / "packed", tmp_path / "unpacked")
+    kept = model.bert.embeddings.token_codes
+    again = AutoModelForMaskedLM.from_pretrained(folder)
+    assert torch.equal(again.bert.embeddings.token_codes, kept)
+    assert (folder / "ngram_bert.py").read_bytes() == Path(ngram_bert.__file__).read_bytes()
