@@ -42,6 +42,8 @@ def test_parameters_fit_the_shape_of_a_bert():
             continue
         body = entry.layers * (12 * entry.width**2 + 13 * entry.width)
         table = (entry.vocabulary + 512) * entry.width + entry.width**2
+        if entry.name == "tiny-zh":
+            table += 20_479 * entry.width  # bigrams
         assert entry.parameters * 1e6 == pytest.approx(body + table, rel=0.15), entry.name
         checked += 1
     assert checked > 8
