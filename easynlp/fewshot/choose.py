@@ -107,6 +107,7 @@ def choose(config: FewShotConfig) -> Choice:
         >>> choose(FewShotConfig(train="few.jsonl", dev="dev.jsonl", output="runs/x")).why
         ... # doctest: +SKIP
     """
+    config = replace(config, ways=tuple(w for each in config.ways for w in each.split(",") if w))
     base, own = _plan(config)
     folder = Path(config.output)
     claim: dict[str, Any] = {

@@ -58,7 +58,7 @@ class FewShotConfig(DataOptions, SelfTrainingOptions):
     """Go on where it was stopped; what was tried is not tried again."""
 
     ways: tuple[str, ...] = ()
-    """Ways to try, of those the table names; by default all that the options allow."""
+    """Ways to try, e.g. probe,lp_ft,setfit; by default all that the options allow."""
     pattern: tuple[str, ...] = ()
     """A prompt's pattern such as "{text}。总之很[MASK]。"; each is tried."""
     words: str = ""

@@ -94,7 +94,7 @@ def test_a_way_that_does_not_fit_is_noted_and_the_rest_goes_on(given):
 
 def test_bad_options_are_refused(given):
     with pytest.raises(ConfigError, match='unknown way "probes"'):
-        choose(FewShotConfig(**given, ways=("probes",)))
+        choose(FewShotConfig(**given, ways=("probe,probes",)))
     with pytest.raises(ConfigError, match="--unlabeled"):
         choose(FewShotConfig(**given, ways=("self_training",)))
     with pytest.raises(ConfigError, match="--pattern"):
