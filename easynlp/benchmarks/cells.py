@@ -193,10 +193,12 @@ def _run(
             )
         # Only now: nothing above has seen the test rows.
         test = read_split_file(split.test, split.task)
-        predictions = _answer(learned, test)
+        with sealed():
+            predictions = _answer(learned, test)
         train = read_split_file(split.train, split.task)
         _check_answers(predictions, train, split)
-        variants = learned.variants(hide(test)) if learned.variants else {}
+        with sealed():
+            variants = learned.variants(hide(test)) if learned.variants else {}
     answers, gold = answers_of(test, predictions), gold_of(test)
     right = [a == g for a, g in zip(answers, gold, strict=True)]
     near = near_rows(plain_texts(train), test)

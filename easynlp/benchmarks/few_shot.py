@@ -8,7 +8,7 @@ Options of ours:
 
 - ``prompt=NAME``: another than the task's first pattern;
 - ``placebo=random-labels``: the labels of the training rows are shuffled. What is above chance
-  then comes from somewhere it must not;
+  then is what the model brings without training, and the choice among checkpoints on dev;
 - ``placebo=shuffled-words``: label words change places. What a method gains over it is what the
   words mean;
 - another ``placebo=…`` is an option of the method itself, such as random pseudo-labels or random
@@ -58,7 +58,9 @@ def find_method_contender(name: str, budget: Budget, model: str) -> MethodTuned:
     Raises:
         ConfigError: If there is no such task, method or option.
     """
-    spec, _, given = name.removeprefix(METHOD).partition("@")
+    spec, _, given = name.removeprefix(METHOD).rpartition("@")
+    if not spec:
+        spec, given = given, ""
     names, _, written = spec.partition(":")
     options = dict(_pair(part, name) for part in written.split(",") if part)
     return MethodTuned(name, budget, given or model, names.split("+"), options)
@@ -104,6 +106,11 @@ class MethodTuned(FineTuned):
             part + (":" + ",".join(f"{k}={v}" for k, v in options.items()) if last else "")
             for part, last in zip(self.parts, _is_last(self.parts, bool(options)), strict=True)
         ]
+
+    def takes(self, task: str) -> bool:
+        """Return whether there is the part of a prompt it needs for the task."""
+        part = self._wants()
+        return not part or prompt_of(task, part=part) is not None
 
     def identity(self) -> str:
         """Return the budget, the methods, the weights and all prompts."""

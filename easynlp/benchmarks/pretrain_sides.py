@@ -122,6 +122,8 @@ class TransformersSide:
         disable_progress_bar()  # type: ignore[no-untyped-call]
         torch.set_num_threads(setup.threads)
         self.setup = setup
+        import easynlp.models.ngram_bert  # noqa: F401 - else transformers asks to run its code
+
         self._tokenizer = AutoTokenizer.from_pretrained(setup.model)
         self._model = AutoModelForMaskedLM.from_pretrained(setup.model)
         texts = Path(setup.texts).read_text(encoding="utf-8").splitlines()

@@ -73,7 +73,8 @@ class LinearProbe:
             return variants(examples)[best]
 
         chosen = {"vector": best, "dev": on_dev}
-        return Learned(predict, on_dev[best], chosen, variants)
+        head = (features[best].shape[1] + 1) * len(set(labels))
+        return Learned(predict, on_dev[best], chosen, variants, encoder.parameters + head)
 
     def _encoder(self, seed: int) -> Encoder:
         key = seed if self.seeded else 0

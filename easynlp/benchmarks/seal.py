@@ -61,7 +61,7 @@ def _watch(event: str, given: tuple[Any, ...]) -> None:
         return
     target = given[0]
     if isinstance(target, str | bytes | os.PathLike):
-        name = os.path.basename(os.fsdecode(target))
+        name = os.path.basename(os.path.realpath(os.fsdecode(target)))
         if name.startswith(NAME):
             raise _refusal(os.fsdecode(target))
 

@@ -146,6 +146,8 @@ class TransformersSide:
         disable_progress_bar()  # type: ignore[no-untyped-call]
         torch.set_num_threads(setup.threads)
         self.setup = setup
+        import easynlp.models.ngram_bert  # noqa: F401 - else transformers asks to run its code
+
         self._tokenizer = AutoTokenizer.from_pretrained(setup.run)
         self._model = AutoModelForSequenceClassification.from_pretrained(setup.run)
         number = self._model.config.label2id

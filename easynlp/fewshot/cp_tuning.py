@@ -322,7 +322,7 @@ def cp_tuning(
         pool: Compare all rows of a micro-batch, or a row with its mates only; then a step does not
             depend on how it is cut up.
         mates: Of each kind, for every row.
-        seed: Of the draw of mates.
+        seed: Of the draw of mates, beside the run's.
 
     Raises:
         ConfigError: If an option is wrong, or the plan does not fit.

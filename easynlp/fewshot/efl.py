@@ -183,11 +183,14 @@ class Entailment:
             batch["target"] = np.array(target, np.int64)
         return batch
 
-    def training_rows(self, source: Source) -> Source:
-        """Return the rows with `negatives` drawn for each epoch."""
-        if not 0 < self.config.negatives < len(self.labels) - 1:
-            return source
-        return Negatives(source, len(self.labels), self.config.negatives)
+    def training_rows(self, source: Source, seed: int) -> Source:
+        """Return the rows with `negatives` drawn for each epoch, or with the pairs of all labels.
+
+        Their lengths are those of all their pairs: a budget of tokens is one of what is computed.
+        """
+        others = len(self.labels) - 1
+        drawn = self.config.negatives if 0 < self.config.negatives < others else others
+        return Negatives(source, len(self.labels), drawn, seed)
 
     def count(self, batch: Batch) -> int:
         """Return the number of pairs."""
@@ -243,11 +246,13 @@ class Negatives:
         source: Rows with pairs of all labels.
         labels: How many there are.
         count: Wrong ones to draw.
+        seed: Of the draw.
     """
 
     source: Source
     labels: int
     count: int
+    seed: int = 0
 
     @property
     def lengths(self) -> np.ndarray:
@@ -258,7 +263,7 @@ class Negatives:
     def features(self, index: int, epoch: int) -> Features:
         """Return a row with the numbers of its pairs as ``chosen``, the true one first."""
         row = self.source.features(index, epoch)
-        rng = np.random.default_rng((epoch, index))
+        rng = np.random.default_rng((self.seed, epoch, index))
         others = [label for label in range(self.labels) if label != row["gold"]]
         drawn = rng.choice(others, self.count, replace=False).tolist()
         return {**row, "chosen": [row["gold"], *drawn]}

@@ -93,7 +93,7 @@ def mated(plan: Plan, *, same: int = 1, other: int = 1, seed: int = 0) -> Plan:
         plan: Its task has one target a row; a loss of the task is over mates too.
         same: See `Mates`.
         other: See `Mates`.
-        seed: See `Mates`.
+        seed: Added to the run's; see `Mates`.
 
     Raises:
         ConfigError: If there is no mate to draw, or the plan has mates already.
@@ -104,7 +104,9 @@ def mated(plan: Plan, *, same: int = 1, other: int = 1, seed: int = 0) -> Plan:
         raise ConfigError("only one method may give rows mates or choose what a row is")
     task: Any = copy.copy(plan.task)
     task.collate = _in_groups(plan.task.collate)
-    return replace(plan, task=task, source=lambda source: Mates(source, same, other, seed))
+    return replace(
+        plan, task=task, source=lambda source, run: Mates(source, same, other, seed + run)
+    )
 
 
 def _in_groups(collate: Callable[[Sequence[Features]], Batch]) -> Callable[..., Batch]:

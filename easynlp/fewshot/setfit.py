@@ -37,7 +37,7 @@ def setfit(
         weight: Of the pair term.
         classify: Keep the task's own loss beside the pairs, so that the head is trained and not
             fitted afterwards.
-        seed: Of the draw of pairs.
+        seed: Of the draw of pairs, beside the run's.
 
     Raises:
         ConfigError: If an option is out of range, or the plan does not fit.

@@ -42,6 +42,7 @@ class Encoder:
         encoder, gaps = backbone.with_head_and_gaps("AutoModel")
         self.pooled = _is_pooled(backbone, encoder, gaps)
         self.model = encoder.train(False).to(self.device)
+        self.parameters = sum(value.numel() for value in encoder.parameters())
         self._known: dict[str, np.ndarray] = {}
 
     def vectors(self, texts: Sequence[str], batch_size: int = 32) -> np.ndarray:

@@ -34,7 +34,7 @@ from transformers import (
 )
 from transformers.models.bert.modeling_bert import BertEmbeddings
 
-__all__ = ["NgramBertConfig", "NgramBertModel", "NgramEmbeddings", "set_token_codes"]
+__all__ = ["NgramBertConfig", "NgramBertModel", "NgramEmbeddings", "set_token_codes", "token_code"]
 
 _MULTIPLIER = 40_503
 _CODES = 1 << 20
@@ -95,7 +95,8 @@ class NgramEmbeddings(BertEmbeddings):
         """Return embeddings, shape (rows, tokens, width); see BERT's."""
         if input_ids is not None and inputs_embeds is None:
             content, bag = self.content_and_bag(input_ids)
-            first = bag * torch.rsqrt(bag.square().mean(-1, keepdim=True) + 1e-12) * self.bag_gain
+            size = torch.rsqrt(bag.float().square().mean(-1, keepdim=True) + 1e-12)
+            first = (bag * size).to(content) * self.bag_gain
             tokens = input_ids.shape[1]
             inputs_embeds = content + pad(first[:, None], (0, 0, 0, tokens - 1))
         mine: Any = super()
@@ -174,9 +175,19 @@ def set_token_codes(model: Any, names: Sequence[str], special: Any) -> None:
         special: Ids that take no part in bigrams and bags.
     """
     table = model.base_model.embeddings.token_codes
-    codes = torch.tensor([1 + zlib.crc32(name.encode()) % (_CODES - 1) for name in names])
+    codes = torch.tensor([token_code(name) for name in names])
     codes[torch.as_tensor(special, dtype=torch.long)] = 0
     table.copy_(codes)
+
+
+def token_code(name: str) -> int:
+    """Return the number a token is hashed by, never 0.
+
+    Example:
+        >>> token_code("好") == token_code("好") != token_code("坏")
+        True
+    """
+    return 1 + zlib.crc32(name.encode()) % (_CODES - 1)
 
 
 def _default_codes(count: int) -> torch.Tensor:

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from easynlp.errors import ConfigError, ModelError
 from easynlp.models.heads import first_position
+from easynlp.models.ngram_bert import token_code
 from easynlp.text.tokenizer import Tokenizer
 
 __all__ = ["count_tokens", "cut_vocabulary", "sources", "transfer_vocabulary"]
@@ -68,7 +69,9 @@ def transfer_vocabulary(model: PreTrainedModel, old: Tokenizer, new: Tokenizer) 
         )
     found = sources(old, new)
     state = {
-        name: _carried(value, found) if name in per_token else value
+        name: (_carried if value.is_floating_point() else _codes)(value, found, new)
+        if name in per_token
+        else value
         for name, value in before.items()
     }
     made: Any = kind(config)
@@ -184,7 +187,17 @@ def _same_token(number: int, old: Tokenizer, new: Tokenizer) -> int | None:
     return next((i for name in names if name and (i := new.id_of(name)) is not None), None)
 
 
-def _carried(value: torch.Tensor, found: list[list[int]]) -> torch.Tensor:
+def _codes(value: torch.Tensor, found: list[list[int]], new: Tokenizer) -> torch.Tensor:
+    """Return what tokens are hashed by: as before, new ones by their names."""
+    names = [new.backend.id_to_token(i) or "" for i in range(len(found))]
+    codes = [
+        int(value[ids[0]]) if len(ids) == 1 else token_code(name)
+        for name, ids in zip(names, found, strict=True)
+    ]
+    return torch.tensor(codes, dtype=value.dtype)
+
+
+def _carried(value: torch.Tensor, found: list[list[int]], new: Tokenizer) -> torch.Tensor:
     """Return the rows of new tokens: means of rows of old ones."""
     everything = value.float().mean(0)
     rows = [value[ids[0]] if len(ids) == 1 else value[ids].float().mean(0) if ids else everything

@@ -80,7 +80,7 @@ class Probe:
         """Leave the model as it should be saved; return the step it is of, 0 for the probe."""
         if self.when == "after":
             self._fit()
-        if self._first is not None and self._first[0] > best_score:
+        if self._first is not None and self._first[0] >= best_score:
             log.info("no checkpoint is better on dev than the probe before training: it stays")
             self.plan.model.load_state_dict(self._first[1])
             return 0

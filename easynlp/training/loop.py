@@ -125,7 +125,7 @@ def fit(
     """
     world = world or World()
     model = plan.model.to(device)
-    source = plan.source(source) if plan.source else source
+    source = plan.source(source, options.seed) if plan.source else source
     if options.activation_checkpointing:
         checkpoint_activations(model)
     wrapped = wrap(model, world)

@@ -87,8 +87,9 @@ class Plan:
     terms: tuple[Term, ...] = field(default=())
     backbone: Backbone | None = field(default=None, repr=False)
     """What `model` was built from, for methods that build it anew with another head."""
-    source: Callable[[Source], Source] | None = field(default=None, repr=False)
-    """What a method makes of the training rows: rows with mates, other negatives an epoch."""
+    source: Callable[[Source, int], Source] | None = field(default=None, repr=False)
+    """What a method makes of the training rows and the run's seed: rows with mates, other negatives
+    an epoch."""
     vectors_only: bool = False
     """No term trains the head: a run fits it to what the encoder says, as ``--probe after``."""
     answers: Answers | None = field(default=None, repr=False)

@@ -159,6 +159,13 @@ def test_an_unknown_prompt_is_named(table, tiny_folder, cell):
         learn("method:pattern:prompt=adapt", tiny_folder, cell)
 
 
+def test_a_method_of_prompts_takes_the_tasks_that_have_one(tiny_folder):
+    efl = contenders.find(f"method:efl@{tiny_folder}", Budget())
+    assert efl.takes("eprstmt")
+    assert not efl.takes("bustm")
+    assert contenders.find(f"method:setfit@{tiny_folder}", Budget()).takes("bustm")
+
+
 def test_identity_tells_arms_apart(table, tiny_folder):
     names = ["method:own", "method:own:rate=1", "method:own:placebo=random-labels",
              "method:pattern", "method:own:prompt=paddle", "method:own:placebo=x"]  # fmt: skip

@@ -110,7 +110,7 @@ def step(plan, rows):
 def test_batches_mix_labels_and_hidden_words_are_the_rows_own(tiny_backbone):
     plan = make(tiny_backbone)
     plan.model.eval()
-    source = plan.source(EncodedRows.of(plan.task.encode_batch(SAMPLES["text_classify"].rows)))
+    source = plan.source(EncodedRows.of(plan.task.encode_batch(SAMPLES["text_classify"].rows)), 0)
     for i in range(8):
         run = step(plan, [source.features(i, 0)])
         assert len(set(run.batch["target"].tolist())) == 2

@@ -60,7 +60,7 @@ def test_negatives_are_drawn_anew_and_never_the_true_label(tiny_backbone):
     task = Entailment(replace(NEWS, negatives=2), tiny_backbone.tokenizer)
     rows = [{"text": "北京", "label": label} for label in NEWS.labels]
     plain_rows = EncodedRows.of(task.encode_batch(rows))
-    source = task.training_rows(plain_rows)
+    source = task.training_rows(plain_rows, 1)
     met = set()
     for epoch in range(20):
         for i in range(4):
@@ -72,7 +72,14 @@ def test_negatives_are_drawn_anew_and_never_the_true_label(tiny_backbone):
             assert task.collate([item])["target"].tolist() == [1, 0, 0]
     assert len(met) == 12
     assert (source.lengths == 3 * plain_rows.lengths).all()
-    assert Entailment(NEWS, tiny_backbone.tokenizer).training_rows(plain_rows) is plain_rows
+    other = task.training_rows(plain_rows, 2)
+    assert any(
+        source.features(i, e)["chosen"] != other.features(i, e)["chosen"]
+        for i in range(4) for e in range(20)
+    )  # fmt: skip
+    whole = Entailment(NEWS, tiny_backbone.tokenizer).training_rows(plain_rows, 1)
+    assert sorted(whole.features(2, 0)["chosen"]) == [0, 1, 2, 3]
+    assert (whole.lengths == 4 * plain_rows.lengths).all()
 
 
 def test_what_cannot_be_told_apart_is_refused(tiny_backbone):

@@ -56,7 +56,7 @@ def plan(tiny_backbone):
 
 
 def groups(plan, count=3):
-    source = plan.source(EncodedRows.of(plan.task.encode_batch(SAMPLES["text_classify"].rows)))
+    source = plan.source(EncodedRows.of(plan.task.encode_batch(SAMPLES["text_classify"].rows)), 0)
     return plan.task.collate([source.features(i, 0) for i in range(count)])
 
 

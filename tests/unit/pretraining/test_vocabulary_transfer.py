@@ -14,6 +14,7 @@ from tokenizers import models, pre_tokenizers, processors
 import easynlp
 from easynlp.errors import ConfigError, ModelError
 from easynlp.models.backbone import Backbone
+from easynlp.models.ngram_bert import set_token_codes, token_code
 from easynlp.pretraining.architectures import Shape, make_config
 from easynlp.pretraining.vocabulary import SPECIAL, save_vocabulary
 from easynlp.pretraining.vocabulary_transfer import (
@@ -183,3 +184,14 @@ def test_pretraining_goes_on_from_a_checkpoint(tiny_folder, tmp_path, how) -> No
     torch.testing.assert_close(
         two[:, [now[t] for t in both]], one[:, [was[t] for t in both]], rtol=0, atol=5e-3
     )  # fp16 on disk, and a rate of next to nothing
+
+
+def test_new_tokens_are_hashed_by_their_names(tiny_backbone, tmp_path) -> None:
+    old, new = tiny_backbone.tokenizer, other(tmp_path)
+    model = model_of(tiny_backbone, "ngram_bert")
+    names = [old.backend.id_to_token(i) for i in range(old.vocab_size)]
+    set_token_codes(model, names, range(5))
+    codes = transfer_vocabulary(model, old, new).base_model.embeddings.token_codes
+    assert codes[new.id_of("干净")] == token_code("干净")  # two old pieces
+    assert codes[new.id_of("好")] == token_code("好")
+    assert codes[:5].tolist() == [0] * 5

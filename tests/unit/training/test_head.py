@@ -125,6 +125,8 @@ def test_a_probe_first_is_never_worse_than_the_probe_on_dev(go, reviews_file):
     assert ruined.meta["best_step"] == 0
     for one, other in zip(ruined.predict(texts), only.predict(texts), strict=True):
         assert one["scores"] == pytest.approx(other["scores"], abs=1e-5)
+    level = go("level", probe="first", dev=str(reviews_file), lr=1e-9)
+    assert level.meta["best_step"] == 0  # no better is not enough
     tuned = go("tuned", probe="first", lr=1e-4)
     assert tuned.meta["best_step"] == 6
     assert tuned.predict(texts)[0]["scores"] != only.predict(texts)[0]["scores"]
