@@ -1,8 +1,8 @@
 """Cheap classifiers for few labels, with scikit-learn under them: what anything else must beat.
 
 All have ``fit(texts, labels, unlabeled=())``, ``predict_proba(texts)``, ``predict(texts)`` and
-``classes_``, and labels are strings. The defaults of the two that use unlabelled text were looked at
-on EPRSTMT's public test file, so their figures there are ceilings.
+``classes_``, and labels are strings. The defaults of the two that use unlabelled text were looked
+at on EPRSTMT's public test file, so their figures there are ceilings.
 
 - `NaiveBayesEM`: multinomial naive Bayes on character n-grams, made better by unlabelled text
   through expectation maximisation (Nigam et al. 2000, "Text Classification from Labeled and
