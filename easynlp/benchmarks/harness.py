@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from importlib import resources
@@ -48,7 +49,8 @@ def bench_fewclue(options: FewclueOptions) -> dict[str, Any]:
     """Run the cells that are not done yet; return the report on all.
 
     The report holds ``scores``, ``differences``, ``cells`` (with all answers and their SHA-256),
-    ``not_shown`` (contenders the folder has cells of, that were not asked for), ``skipped``,
+    ``not_shown`` (what else the folder has cells of: contenders that were not asked for, and those
+    that were with other settings), ``skipped``,
     ``options`` and ``machine``; it is also written to ``fewclue.json``.
 
     Args:
@@ -84,7 +86,7 @@ def bench_fewclue(options: FewclueOptions) -> dict[str, Any]:
         "scores": scores_of(cells),
         "against": against,
         "differences": differences(cells, answers, splits, against, draws=options.draws),
-        "not_shown": _not_shown(folder, names),
+        "not_shown": _not_shown(folder, names, {cell["key"] for cell in cells}),
         "skipped": skipped,
         "cells": [{**cell, "answers": answers[cell["key"]]} for cell in cells],
         "options": asdict(options),
@@ -215,8 +217,15 @@ def _floor(cells: Sequence[Mapping[str, Any]]) -> str:
     return str(cells[0]["chosen"].get("floor", cells[0]["contender"]))
 
 
-def _not_shown(folder: Path, names: Sequence[str]) -> list[str]:
-    """Return contenders the folder has cells of, beside those named."""
+def _not_shown(folder: Path, names: Sequence[str], shown: Collection[str]) -> list[str]:
+    """Return what the folder has cells of, beside those shown.
+
+    A budget that is changed after the scores were seen makes new cells; the old ones are told.
+    """
     lines = (folder / "cells.jsonl").read_text(encoding="utf-8").splitlines()
-    known = dict.fromkeys(json.loads(line)["contender"] for line in lines)
-    return [name for name in known if name not in names]
+    cells = {cell["key"]: cell["contender"] for cell in map(json.loads, lines)}
+    hidden = Counter(name for key, name in cells.items() if key not in shown)
+    return [
+        name if name not in names else f"{name} with other settings ({count} cells)"
+        for name, count in hidden.items()
+    ]

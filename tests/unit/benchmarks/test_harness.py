@@ -373,6 +373,15 @@ def test_contenders_that_are_not_shown_any_more_are_named(root):
     assert "Also run in this folder, not shown: floor" in fewclue_page(report, "x")
 
 
+def test_cells_of_an_earlier_budget_are_told(tmp_path):
+    named = {"a": "finetune", "b": "finetune", "c": "finetune", "d": "chance"}
+    lines = [{"key": key, "contender": name} for key, name in named.items()]
+    (tmp_path / "cells.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    assert harness._not_shown(tmp_path, ["finetune", "chance"], {"c", "d"}) == [
+        "finetune with other settings (2 cells)"
+    ]
+
+
 def test_labels_in_the_text_are_refused(root, monkeypatch):
     path = root / "fewclue_eprstmt" / "train_0.jsonl"
     rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]

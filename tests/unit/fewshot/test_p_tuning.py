@@ -94,7 +94,7 @@ def test_a_frozen_model_stays_as_it_is_and_the_prompt_learns(kind):
     before = {name: p.detach().clone() for name, p in plan.model.core.named_parameters()}
     events = train(plan, steps=30, lr=0.01)
     plan.model.eval()
-    assert events[-1].losses["loss"] < 0.5 * events[0].losses["loss"]
+    assert events[-1].losses["loss"] < 0.7 * events[0].losses["loss"]
     size = min(plan.task.soft_ids)
     for name, weights in plan.model.core.named_parameters():
         old = before[name]
