@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from easynlp.atomic import write_json
-from easynlp.config import TrainConfig
-from easynlp.data.columns import read_examples
+from easynlp.config import DataOptions, TrainConfig
+from easynlp.data.columns import Reading, read_examples
 from easynlp.data.diagnose import fingerprint, overlap
 from easynlp.data.readers import Row
 from easynlp.errors import ConfigError, DataError
-from easynlp.tasks.base import Example, Features, Task
+from easynlp.tasks.base import Example, Features, Field, Task
 from easynlp.tasks.inputs import encode_rows
 from easynlp.text.tokenizer import Tokenizer
 
@@ -25,6 +25,7 @@ __all__ = [
     "check_fingerprints",
     "encode",
     "read",
+    "read_all",
     "write_fingerprints",
 ]
 
@@ -85,6 +86,26 @@ def read(config: TrainConfig, task_type: Any, task_config: Any, tokenizer: Token
     return RunData(task, splits, columns)
 
 
+def read_all(
+    path: str, fields: Sequence[Field], options: DataOptions, *, with_targets: bool = True
+) -> list[Example]:
+    """Return the examples of one file, read as the options say.
+
+    Args:
+        path: The file.
+        fields: The task's fields.
+        options: Columns and format.
+        with_targets: Whether targets are needed or left out.
+
+    Raises:
+        DataError: With the line of what is wrong.
+    """
+    found = read_examples(
+        path, fields, chosen=options.columns, with_targets=with_targets, **_reading(options)
+    )
+    return [example for _, example in found]
+
+
 def encode(task: Task, data: RunData) -> dict[str, list[Features]]:
     """Encode every split; this checks each row, a label unknown in training included.
 
@@ -126,6 +147,13 @@ def write_fingerprints(config: TrainConfig, data: RunData, folder: Path) -> None
     write_json(folder / "data.json", found)
 
 
+def _reading(options: DataOptions) -> Reading:
+    return {
+        "encoding": options.encoding, "schema": options.schema, "header": options.header,
+        "format": options.format,
+    }  # fmt: skip
+
+
 def _read_file(
     path: str, config: TrainConfig, task_type: Any, preferred: dict[str, str]
 ) -> tuple[Labelled, dict[str, str]]:
@@ -137,9 +165,8 @@ def _read_file(
             f"its fields: {', '.join(sorted(known))}"
         )
     reader = read_examples(
-        path, task_type.fields, chosen=chosen, preferred=preferred, encoding=config.encoding,
-        schema=config.schema, header=config.header, format=config.format,
-    )  # fmt: skip
+        path, task_type.fields, chosen=chosen, preferred=preferred, **_reading(config)
+    )
     pairs = list(reader)
     part = Labelled([row for row, _ in pairs], [example for _, example in pairs])
     return part, dict(reader.columns.names)

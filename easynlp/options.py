@@ -13,10 +13,11 @@ import inspect
 import itertools
 import logging
 import math
+import re
 import textwrap
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -74,6 +75,19 @@ class Value:
 
     raw: Any
     where: str
+
+
+def pieces(given: Iterable[str]) -> list[str]:
+    """Return what a list option names, each once: values may hold several with commas between.
+
+    A comma before ``name=`` stands between the options of one piece and is no cut.
+
+    Example:
+        >>> pieces(["a, b", "r_drop:alpha=4,weight=1,b"])
+        ['a', 'b', 'r_drop:alpha=4,weight=1']
+    """
+    parts = (piece.strip() for each in given for piece in re.split(r",(?![\w-]+=)", each))
+    return list(dict.fromkeys(part for part in parts if part))
 
 
 def flag(name: str) -> str:

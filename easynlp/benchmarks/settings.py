@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Annotated
 
 from easynlp.errors import ConfigError
-from easynlp.options import Range
+from easynlp.options import Range, pieces
 
 __all__ = ["FewclueOptions", "MaskedOptions", "ModelsOptions", "PretrainOptions", "SpeedOptions",
            "SplitOptions", "is_floor"]  # fmt: skip
@@ -33,12 +31,6 @@ PREFIX = "probe:"
 def is_floor(name: str) -> bool:
     """Return whether a contender is no model."""
     return name in FLOORS
-
-
-def _pieces(given: Iterable[str]) -> list[str]:
-    """Cut at commas, but not at those between the options of one piece."""
-    parts = (piece.strip() for each in given for piece in re.split(r",(?![\w-]+=)", each))
-    return list(dict.fromkeys(part for part in parts if part))
 
 
 Count = Annotated[int, Range(1)]
@@ -79,7 +71,7 @@ class SplitOptions:
 
     def task_names(self) -> list[str]:
         """Return the tasks one by one; a comma may stand between them."""
-        return _pieces(self.tasks)
+        return pieces(self.tasks)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +103,7 @@ class ModelsOptions(SplitOptions):
             >>> ModelsOptions(models=("majority", "tiny-zh+fgm"), probe=True).contenders()
             ['majority', 'tiny-zh+fgm', 'probe:tiny-zh']
         """
-        names = _pieces(self.models)
+        names = pieces(self.models)
         if self.probe:  # a floor has no vectors, and a method changes none
             models = (n.partition("+")[0] for n in names if n not in FLOORS)
             names += [PREFIX + name.removeprefix(PREFIX) for name in models]
@@ -194,7 +186,7 @@ class FewclueOptions(SplitOptions):
             >>> FewclueOptions(contenders=("majority,method:pet:prompt=lm-bff,x=1",)).names()
             ['majority', 'method:pet:prompt=lm-bff,x=1']
         """
-        return _pieces(self.contenders)
+        return pieces(self.contenders)
 
     def numbers(self) -> list[str]:
         """Return the splits one by one, few_all last.

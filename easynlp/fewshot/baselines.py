@@ -15,6 +15,7 @@ at on EPRSTMT's public test file, so their figures there are ceilings.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol, Self
 
@@ -33,15 +34,15 @@ class Vectors(Protocol):
         """Return the vectors, shape (texts, width)."""
 
 
-class Baseline:
+class Baseline(ABC):
     """What the classifiers here share: labels, checks, and `predict` from `predict_proba`."""
 
     classes_: list[str]
     """Labels, sorted: the columns of `predict_proba`."""
 
+    @abstractmethod
     def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
         """Return a probability for each text and label, shape (texts, labels)."""
-        raise NotImplementedError
 
     def predict(self, texts: Sequence[str]) -> list[str]:
         """Return one label a text; of equal ones the first wins."""

@@ -22,7 +22,7 @@ from typing import Any
 
 from easynlp import run
 from easynlp.config import TrainConfig
-from easynlp.data.columns import read_examples
+from easynlp.dataset import read_all
 from easynlp.errors import ConfigError
 from easynlp.fewshot.prompt_classify import PromptClassify, PromptConfig
 from easynlp.fewshot.prompt_settings import PromptCheckOptions
@@ -63,7 +63,9 @@ def check_prompts(options: PromptCheckOptions) -> dict[str, Any]:
     if options.pattern and not (options.dev or options.train):
         raise ConfigError("patterns are compared on labelled rows: give some with --dev FILE")
     rows = {
-        name: _read(path, options) for name in ("train", "dev") if (path := getattr(options, name))
+        name: read_all(path, PromptClassify.fields, options)
+        for name in ("train", "dev")
+        if (path := getattr(options, name))
     }
     # Wrong patterns and words are told before the model is run.
     backbone = Backbone.load(options.model)
@@ -89,14 +91,6 @@ def check_prompts(options: PromptCheckOptions) -> dict[str, Any]:
     report["best"] = {k: found[s.index(max(s))]["pattern"] for k, s in scores.items()}
     report["spread"] = {k: _spread(s, gold.total()) for k, s in scores.items()}
     return report
-
-
-def _read(path: str, options: PromptCheckOptions) -> list[Example]:
-    found = read_examples(
-        path, PromptClassify.fields, chosen=options.columns, encoding=options.encoding,
-        schema=options.schema, header=options.header, format=options.format,
-    )  # fmt: skip
-    return [example for _, example in found]
 
 
 def _task(

@@ -25,11 +25,12 @@ from typing import Any
 from easynlp import run
 from easynlp.atomic import write_json
 from easynlp.config import DataOptions, TrainConfig, to_yaml
-from easynlp.data.columns import read_examples
+from easynlp.dataset import read_all
 from easynlp.errors import ConfigError, ModelError, RunError, did_you_mean
 from easynlp.fewshot.baselines import NaiveBayesEM, SelfTrainedLinear
 from easynlp.fewshot.self_training import copy_run, read_pool, self_train
 from easynlp.fewshot.settings import FewShotConfig, SelfTrainingOptions
+from easynlp.options import pieces
 from easynlp.pipeline import META, Pipeline, make_meta, save_meta
 from easynlp.tasks.base import Example
 from easynlp.tasks.labels import label_of
@@ -107,7 +108,7 @@ def choose(config: FewShotConfig) -> Choice:
         >>> choose(FewShotConfig(train="few.jsonl", dev="dev.jsonl", output="runs/x")).why
         ... # doctest: +SKIP
     """
-    config = replace(config, ways=tuple(w for each in config.ways for w in each.split(",") if w))
+    config = replace(config, ways=tuple(pieces(config.ways)))
     base, own = _plan(config)
     folder = Path(config.output)
     claim: dict[str, Any] = {
@@ -118,7 +119,7 @@ def choose(config: FewShotConfig) -> Choice:
     ways = _ways(config)
     check_folder(folder, **claim)
     examples = {
-        name: _read(path, config)
+        name: read_all(path, TextClassify.fields, config)
         for name in ("train", "dev", "test")
         if (path := getattr(config, name)) is not None
     }
@@ -330,14 +331,6 @@ def _baselines(examples: Mapping[str, Sequence[Example]], texts: Sequence[str]) 
         seconds = time.perf_counter() - started
         found.append(Try(way, "no run folder", right / len(gold), sure / len(gold), seconds))
     return found
-
-
-def _read(path: str, config: FewShotConfig) -> list[Example]:
-    reader = read_examples(
-        path, TextClassify.fields, chosen=config.columns, encoding=config.encoding,
-        schema=config.schema, header=config.header, format=config.format,
-    )  # fmt: skip
-    return [example for _, example in reader]
 
 
 def _slug(way: str, detail: str) -> str:

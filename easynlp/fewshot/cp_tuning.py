@@ -266,10 +266,11 @@ class Answers:
         """Compute all training rows' vectors and what each way makes of them."""
         import torch
 
-        from easynlp.fewshot.mask_vectors import read_mask_vectors
-        from easynlp.training.head import regress
+        from easynlp.training.head import read_rows, regress
 
-        vectors, targets = read_mask_vectors(self.task, self.model, source, device)
+        vectors, targets = read_rows(
+            self.task, self.model, source, device, lambda output, batch: output.vectors
+        )
         labels = len(self.task.labels)
         known = np.eye(labels)[targets]
         prototypes = (known.T @ vectors) / known.sum(0)[:, None]

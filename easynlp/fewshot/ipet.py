@@ -33,8 +33,8 @@ import numpy as np
 from easynlp import run
 from easynlp.atomic import write_json, write_text
 from easynlp.config import Count, Positive, Share, Steps, TrainConfig, to_yaml
-from easynlp.data.columns import read_examples
 from easynlp.data.diagnose import example_hash
+from easynlp.dataset import read_all
 from easynlp.errors import ConfigError, DataError
 from easynlp.fewshot.prompt_classify import PromptClassify, PromptConfig
 from easynlp.fewshot.soft_classify import SoftClassify
@@ -129,7 +129,7 @@ def ipet(config: TrainConfig, options: IpetOptions, task_config: Any = None) -> 
     }  # fmt: skip
     check_folder(folder, **claim)
     rows = {
-        name: _read(path, config)
+        name: read_all(path, TextClassify.fields, config)
         for name in ("train", "dev", "test")
         if (path := getattr(config, name))
     }
@@ -329,21 +329,15 @@ def _train(config: TrainConfig, task_config: Any) -> Pipeline:
     return run.train(config, task_config)
 
 
-def _read(path: str, config: TrainConfig, *, with_targets: bool = True) -> list[Example]:
-    found = read_examples(
-        path, TextClassify.fields, chosen=config.columns, with_targets=with_targets,
-        encoding=config.encoding, schema=config.schema, header=config.header, format=config.format,
-    )  # fmt: skip
-    return [example for _, example in found]
-
-
 def _pool(
     config: TrainConfig, options: IpetOptions, rows: Mapping[str, Sequence[Example]]
 ) -> list[Example]:
     """Read the unlabelled text, less what is in the other files and what is there twice."""
     known = {example_hash(example) for part in rows.values() for example in part}
     found: list[Example] = []
-    everything = _read(options.unlabeled, replace(config, label=None), with_targets=False)
+    everything = read_all(
+        options.unlabeled, TextClassify.fields, replace(config, label=None), with_targets=False
+    )
     for example in everything:
         if (key := example_hash(example)) not in known:
             known.add(key)

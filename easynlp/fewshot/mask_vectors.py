@@ -13,7 +13,6 @@ from safetensors import safe_open
 from torch.nn.functional import cross_entropy, normalize
 from transformers import PreTrainedModel
 
-from easynlp.data.sampling import Source, micro_batches
 from easynlp.errors import ModelError
 from easynlp.fewshot.mates import ANCHORS, anchor_count
 from easynlp.fewshot.pair_loss import pair_loss
@@ -21,12 +20,9 @@ from easynlp.fewshot.pet import hidden_words
 from easynlp.models.heads import first_position
 from easynlp.tasks.base import Batch
 from easynlp.tasks.language_modeling import special_ids
-from easynlp.training.loop import make_forward, to_tensors
 from easynlp.training.plan import Pass, Term
 
-__all__ = ["MaskVectors", "contrast_term", "language_term", "read_mask_vectors"]
-
-TOKENS = 16_384
+__all__ = ["MaskVectors", "contrast_term", "language_term"]
 
 
 class MaskVectors(torch.nn.Module):
@@ -120,26 +116,6 @@ def _transform_of(model: Any) -> Any:
             f"{type(model).__name__} has no cls.predictions.transform, which variant=easynlp "
             "reads; variant=paper reads the last layer of any encoder"
         ) from error
-
-
-def read_mask_vectors(
-    task: Any, model: torch.nn.Module, source: Source, device: torch.device
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return every training row's vector (rows, width) and label (rows,), dropout off."""
-    order = np.argsort(source.lengths, kind="stable")
-    forward = make_forward(model, "fp32", device)
-    vectors: list[np.ndarray] = []
-    targets: list[np.ndarray] = []
-    was_training = model.training
-    model.eval()
-    for part in micro_batches(order, source.lengths, max_tokens=TOKENS):
-        batch = task.collate([source.features(int(i), 0) for i in part])
-        with torch.inference_mode():
-            vectors.append(forward(to_tensors(batch, device)).vectors.float().cpu().numpy())
-        targets.append(batch["target"])
-    model.train(was_training)
-    back = np.argsort(order, kind="stable")
-    return np.concatenate(vectors)[back], np.concatenate(targets)[back]
 
 
 def contrast_term(options: Mapping[str, float], *, pool: str) -> Term:

@@ -29,8 +29,8 @@ import numpy as np
 from easynlp import run
 from easynlp.atomic import write_json, write_text
 from easynlp.config import DataOptions, TrainConfig, to_yaml
-from easynlp.data.columns import read_examples
 from easynlp.data.diagnose import example_hash
+from easynlp.dataset import read_all
 from easynlp.errors import ConfigError, DataError
 from easynlp.fewshot.pseudo_labels import Kept, choose_confident, shuffle_labels
 from easynlp.fewshot.settings import SelfTrainingOptions
@@ -110,7 +110,7 @@ def self_train(
     }  # fmt: skip
     check_folder(folder, **claim)
     examples = {
-        name: _read(path, config, task_type)
+        name: read_all(path, task_type.fields, config)
         for name in ("train", "dev", "test")
         if (path := getattr(config, name)) is not None
     }
@@ -159,12 +159,12 @@ def read_pool(
     for name, examples in labelled.items():
         taken |= dict.fromkeys(map(example_hash, examples), f"also in {name}")
     for path in options.exclude:
-        rows = _read(path, config, task_type, with_targets=False)
+        rows = read_all(path, task_type.fields, config, with_targets=False)
         taken |= dict.fromkeys(map(example_hash, rows), f"also in {Path(path).name}")
     left_out = dict.fromkeys([*taken.values(), "repeated"], 0)
     kept: list[Example] = []
     assert options.unlabeled is not None
-    for example in _read(options.unlabeled, config, task_type, with_targets=False):
+    for example in read_all(options.unlabeled, task_type.fields, config, with_targets=False):
         key = example_hash(example)
         if key in taken:
             left_out[taken[key]] += 1
@@ -289,17 +289,6 @@ def _write_report(
             "best": best_round(rounds).number,
         },
     )  # fmt: skip
-
-
-def _read(
-    path: str, config: TrainConfig, task_type: Any, *, with_targets: bool = True
-) -> list[Example]:
-    reader = read_examples(
-        path, task_type.fields, chosen=config.columns, with_targets=with_targets,
-        encoding=config.encoding, schema=config.schema, header=config.header,
-        format=config.format,
-    )  # fmt: skip
-    return [example for _, example in reader]
 
 
 def _texts(example: Example) -> dict[str, Any]:

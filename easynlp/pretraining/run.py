@@ -216,8 +216,7 @@ def _plan(config: PretrainConfig, material: Material) -> tuple[Plan, Material]:
     if config.init is None:
         start_positions(core(model))
         if core(model).config.model_type == "ngram_bert":
-            names = [tokenizer.backend.id_to_token(i) or "" for i in range(tokenizer.vocab_size)]
-            set_token_codes(core(model), names, task.special)
+            set_token_codes(core(model), tokenizer.tokens(), task.special)
     if lesson is not None:
         lesson = lesson.fitted(core(model).config.hidden_size)
         material = replace(material, lesson=lesson)

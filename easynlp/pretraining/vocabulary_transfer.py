@@ -189,10 +189,9 @@ def _same_token(number: int, old: Tokenizer, new: Tokenizer) -> int | None:
 
 def _codes(value: torch.Tensor, found: list[list[int]], new: Tokenizer) -> torch.Tensor:
     """Return what tokens are hashed by: as before, new ones by their names."""
-    names = [new.backend.id_to_token(i) or "" for i in range(len(found))]
     codes = [
         int(value[ids[0]]) if len(ids) == 1 else token_code(name)
-        for name, ids in zip(names, found, strict=True)
+        for name, ids in zip(new.tokens(), found, strict=True)
     ]
     return torch.tensor(codes, dtype=value.dtype)
 

@@ -89,6 +89,10 @@ class Tokenizer:
         """Number of ids, added tokens included."""
         return self.backend.get_vocab_size()
 
+    def tokens(self) -> list[str]:
+        """Return every id's token; an id without one is empty."""
+        return [self.backend.id_to_token(i) or "" for i in range(self.vocab_size)]
+
     def id_of(self, token: str) -> int | None:
         """Return a token's id, or None."""
         return self.backend.token_to_id(token)

@@ -25,7 +25,7 @@ from easynlp.tasks.base import Task
 if TYPE_CHECKING:
     from easynlp.training.plan import Plan
 
-__all__ = ["Probe", "fit_head", "fold", "last_layer", "read_vectors", "regress"]
+__all__ = ["Probe", "fit_head", "fold", "last_layer", "read_rows", "read_vectors", "regress"]
 
 TOKENS = 16_384
 log = logging.getLogger("easynlp")
@@ -143,30 +143,58 @@ def read_vectors(
         ModelError: If the model does not end in a linear layer, or rows have no single target.
     """
     layer = last_layer(model)
-    rows = np.argsort(source.lengths, kind="stable")
     seen: list[torch.Tensor] = []
     handle = layer.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+
+    def read(output: Any, batch: Any) -> torch.Tensor:
+        logits = output.logits
+        if logits.dim() != 2 or len(batch.get("target", ())) != len(logits):
+            raise ModelError(f"{task.name} has no single target a row to fit a head to")
+        if len(seen) != 1 or seen[0].shape[:-1] != logits.shape[:-1]:
+            raise ModelError("the model does not end in a linear layer that gives its logits")
+        return seen.pop()
+
+    try:
+        return read_rows(task, model, source, device, read)
+    finally:
+        handle.remove()
+
+
+def read_rows(
+    task: Task,
+    model: torch.nn.Module,
+    source: Source,
+    device: torch.device,
+    read: Callable[[Any, Any], torch.Tensor],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return what is read of every training row's output, dropout off, and the targets.
+
+    Args:
+        task: Collates; its batches hold ``target``.
+        model: Left in the mode it was in.
+        source: Training rows.
+        device: Where the model is.
+        read: Takes an output and its batch; returns a value a row, shape (rows, …).
+    """
+    from easynlp.training.loop import make_forward, to_tensors
+
+    rows = np.argsort(source.lengths, kind="stable")
+    forward = make_forward(model, "fp32", device)
     was_training = model.training
-    vectors: list[np.ndarray] = []
+    values: list[np.ndarray] = []
     targets: list[np.ndarray] = []
     try:
         model.eval()
         for part in micro_batches(rows, source.lengths, max_tokens=TOKENS, at_least=1):
             batch = task.collate([source.features(int(i), 0) for i in part])
-            seen.clear()
             with torch.inference_mode():
-                logits = _call(model, batch, device).logits
-            if logits.dim() != 2 or len(batch.get("target", ())) != len(logits):
-                raise ModelError(f"{task.name} has no single target a row to fit a head to")
-            if len(seen) != 1 or seen[0].shape[:-1] != logits.shape[:-1]:
-                raise ModelError("the model does not end in a linear layer that gives its logits")
-            vectors.append(seen[0].float().cpu().numpy())
+                found = read(forward(to_tensors(batch, device)), batch)
+            values.append(found.float().cpu().numpy())
             targets.append(batch["target"])
     finally:
-        handle.remove()
         model.train(was_training)
     order = np.argsort(rows, kind="stable")
-    return np.concatenate(vectors)[order], np.concatenate(targets)[order]
+    return np.concatenate(values)[order], np.concatenate(targets)[order]
 
 
 def last_layer(model: torch.nn.Module) -> torch.nn.Linear:
@@ -251,9 +279,3 @@ def regress(
         weight[list(classes)], bias[list(classes)] = rows, offsets
     weight, bias = fold(weight, bias, mean, scale)
     return weight.astype(np.float32), bias.astype(np.float32)
-
-
-def _call(model: torch.nn.Module, batch: Any, device: torch.device) -> Any:
-    from easynlp.training.loop import make_forward, to_tensors
-
-    return make_forward(model, "fp32", device)(to_tensors(batch, device))
