@@ -165,6 +165,8 @@ class PretrainConfig:
     """Go on from a checkpoint (built-in name, folder or hub id) and its tokenizer."""
     cut_vocab: Steps = 0
     """With --init: keep at most so many tokens, those the corpus uses most; 0: all."""
+    keep_layers: str = ""
+    """With --init: start from only these of its layers, counted from 0, e.g. 0,3,7,11."""
     vocab: str | None = None
     """A vocab.txt to use; without it a vocabulary is trained on the corpus. With --init it takes
     the place of the checkpoint's: shared tokens keep their vectors."""

@@ -2,8 +2,8 @@
 
 Each text file is a genre. From it passages are drawn, in them whole Chinese words are hidden
 (all of them by the mask token), the same for every model; the likeliest Chinese character is
-the guess. Only models whose tokens are single characters take part: with other tokenizers a
-hole is another question, and figures do not compare.
+the guess. Tokenizers whose pieces hold several characters have those around a hole cut into
+characters, so the question is the same; see `easynlp.models.cloze`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from easynlp.benchmarks.settings import MaskedOptions
 from easynlp.benchmarks.statistics import mean_interval, share_interval
 from easynlp.errors import DataError, ModelError
 from easynlp.pretraining.corpus import documents, find_files
+from easynlp.text.characters import is_han
 
 __all__ = ["bench_masked", "masked_table", "sample_passages"]
 
@@ -102,8 +103,6 @@ def sample_passages(path: Path, count: int, characters: int, seed: int) -> list[
     The draw is a function of seed and file; memory does not grow with the file (reservoir
     sampling, Vitter 1985, algorithm R).
     """
-    from easynlp.models.cloze import is_han
-
     rng = np.random.default_rng((seed, zlib.crc32(path.name.encode())))
     kept: list[str] = []
     seen = 0

@@ -1,11 +1,13 @@
 """Guess hidden characters: how good a masked-LM head is, with the same holes for every model.
 
-Holes are characters of whole Chinese words, chosen on the text alone; a model fills them if
-each is a token of its own, as in the Chinese BERTs. The guess is the likeliest single Chinese
+Holes are characters of whole Chinese words, chosen on the text alone; each is a token of its own,
+as in the Chinese BERTs: where a tokenizer has a piece of several characters that touches a hole,
+the piece is cut into its characters first (an unfamiliar reading for such a model, which is used
+to a hole a piece: what it scores is a lower bound). The guess is the likeliest single Chinese
 character of its vocabulary: then the question is the same for all, whatever else their
-vocabularies hold, and a character that one lacks counts as wrong. For tokenizers with pieces of
-several characters `Filler` can hide the pieces that touch a hole and let all pieces compete, but
-those figures compare with nothing but the same tokenizer's.
+vocabularies hold, and a character that one lacks counts as wrong. `Filler` can also hide the
+pieces that touch a hole and let all pieces compete, but those figures compare with nothing but the
+same tokenizer's.
 """
 
 from __future__ import annotations
@@ -21,11 +23,12 @@ import torch
 from easynlp.errors import ModelError
 from easynlp.models.backbone import Backbone
 from easynlp.models.heads import MaskedPositions
+from easynlp.text.characters import Characters, is_han
 from easynlp.text.masking import mask_words
 from easynlp.text.segment import word_ids
 from easynlp.text.tokenizer import Encoded
 
-__all__ = ["By", "Filler", "Passage", "commonest_share", "hide_each_word", "hide_words", "is_han"]
+__all__ = ["By", "Filler", "Passage", "commonest_share", "hide_each_word", "hide_words"]
 
 By = Literal["character", "piece"]
 
@@ -36,11 +39,6 @@ class Passage:
 
     text: str
     holes: tuple[int, ...]
-
-
-def is_han(character: str) -> bool:
-    """Return whether a character is one of the 20,992 common Chinese ones."""
-    return "一" <= character <= "鿿"
 
 
 def hide_words(text: str, rate: float, seed: int = 0) -> Passage:
@@ -103,6 +101,7 @@ class Filler:
 
     def __init__(self, backbone: Backbone, device: torch.device | str = "cpu") -> None:
         self.name, self.tokenizer = backbone.name, backbone.tokenizer
+        self._characters = Characters(self.tokenizer)
         if self.tokenizer.mask_id < 0:
             raise ModelError(f"{self.name} has no mask token, so it can fill nothing")
         torch.manual_seed(0)  # a head that the weights lack is at least the same one each time
@@ -126,8 +125,8 @@ class Filler:
         With ``by="piece"`` a hole is a piece that touches hidden characters.
 
         Raises:
-            ModelError: If a hidden character is no token of its own (``by="character"``), or a
-                passage is too long for the model.
+            ModelError: If a hidden character is in a token with others that are not Chinese
+                (``by="character"``), or a passage is too long for the model.
         """
         targets = self.targets(passages, by)
         right = np.zeros(len(targets), bool)
@@ -161,20 +160,26 @@ class Filler:
 
     def targets(self, passages: Sequence[Passage], by: By = "character") -> np.ndarray:
         """Return the hidden token of each hole, in the order of `fill`; (holes,)."""
-        encoded = self._encode(passages)
+        encoded = self._encode(passages, by)
         pairs = zip(passages, encoded, strict=True)
         parts = [item.ids[self._tokens(p, item, by)] for p, item in pairs]
         return np.concatenate(parts) if parts else np.zeros(0, np.int32)
 
-    def _encode(self, passages: Sequence[Passage]) -> list[Encoded]:
+    def _encode(self, passages: Sequence[Passage], by: By) -> list[Encoded]:
         texts = [passage.text for passage in passages]
-        return self.tokenizer.encode_batch(texts, self.max_length, offsets=True)
+        found = self.tokenizer.encode_batch(texts, self.max_length, offsets=True)
+        if by == "piece":
+            return found
+        return [
+            self._characters.cut(passage.text, item, passage.holes)
+            for passage, item in zip(passages, found, strict=True)
+        ]
 
     def _logits(
         self, passages: Sequence[Passage], by: By, batch_size: int
     ) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
         """Yield numbers of holes and their logits, (holes, vocabulary), batch by batch."""
-        encoded = self._encode(passages)
+        encoded = self._encode(passages, by)
         places = [self._tokens(p, item, by) for p, item in zip(passages, encoded, strict=True)]
         ends = np.cumsum([len(each) for each in places])
         order = sorted(range(len(passages)), key=lambda i: len(encoded[i].ids))
@@ -197,7 +202,7 @@ class Filler:
     def _tokens(self, passage: Passage, item: Encoded, by: By) -> np.ndarray:
         """Return the token numbers of a passage's holes."""
         assert item.offsets is not None
-        if item.truncated:
+        if item.truncated or len(item.ids) > self.max_length:
             raise ModelError(
                 f"{self.name} reads {self.max_length} tokens, and a passage of "
                 f"{len(passage.text)} characters has more: take shorter passages"
@@ -212,9 +217,8 @@ class Filler:
         missing = [hole for hole in passage.holes if hole not in token_at]
         if missing:
             raise ModelError(
-                f'the tokens of {self.name} are not single characters ("'
-                f'{passage.text[missing[0]]}" is part of a longer one), so its accuracy cannot '
-                "be compared with that of models whose tokens are"
+                f'"{passage.text[missing[0]]}" is no token of its own to {self.name}, so its '
+                "accuracy cannot be compared with that of models to which it is"
             )
         return np.array([token_at[hole] for hole in passage.holes], np.int64)
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
-__all__ = [
-    "DecoderPositions",
-    "MaskedPositions",
-    "ReplacedTokens",
-    "add_pooler",
-    "core",
-    "first_position",
-]
+from easynlp.models.compact import stored_state
+
+__all__ = ["DecoderPositions", "MaskedPositions", "ReplacedTokens", "add_pooler", "core",
+           "first_position", "pass_through", "start_pooler"]  # fmt: skip
 
 
 class MaskedPositions(torch.nn.Module):
@@ -161,6 +158,39 @@ def add_pooler(base: Any) -> bool:
 
             base.pooler = BertPooler(base.config)  # type: ignore[no-untyped-call]
     return True
+
+
+@torch.no_grad()
+def start_pooler(base: Any, folder: Path | None) -> None:
+    """Start a pooler that was just added: as the checkpoint has it, else as the identity.
+
+    Masked-LM models leave the pooler out, so loading one loses what the checkpoint's had learned.
+
+    Args:
+        base: The encoder; without a pooler nothing is done.
+        folder: Of the checkpoint, plain or compact.
+    """
+    dense: Any = getattr(getattr(base, "pooler", None), "dense", None)
+    if dense is None:
+        return
+    stored = stored_state(folder) if folder is not None else {}
+    for name, value in dense.state_dict().items():
+        held = [v for k, v in stored.items() if k.endswith(f"pooler.dense.{name}")]
+        if not held or held[0].shape != value.shape:
+            pass_through(dense)
+            return
+        value.copy_(held[0])
+
+
+@torch.no_grad()
+def pass_through(layer: Any, size: float = 0.5) -> None:
+    """Make a linear layer the identity times `size`; anything else is left as it is.
+
+    A half, because a pooler's tanh is nearly linear up to there.
+    """
+    if isinstance(layer, torch.nn.Linear):
+        torch.nn.init.eye_(layer.weight).mul_(size)
+        torch.nn.init.zeros_(layer.bias)
 
 
 def first_position(config: Any) -> int:

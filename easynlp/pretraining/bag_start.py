@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from easynlp.data.sampling import Source
 from easynlp.distributed import World
-from easynlp.models.heads import core
+from easynlp.models.heads import core, pass_through
 from easynlp.pretraining.sentence_distill import distance
 from easynlp.training.loop import FitOptions, State, fit
 from easynlp.training.plan import Pass, Plan, Term, row_count
@@ -88,7 +88,10 @@ def start_as_bag(
     embeddings: Any = core(plan.model).base_model.embeddings
     bag = _Bag(embeddings, torch.from_numpy(task.special))
     scale = _SCALE * embeddings.word_embeddings.weight.std()
-    _pass_through(plan)
+    # With bigrams the first token is the bag, so what the tables have learned comes out at once,
+    # and the first gradients mend it; random matrices would undo it.
+    pass_through(getattr(getattr(core(plan.model).base_model, "pooler", None), "dense", None))
+    pass_through(getattr(plan.model, "to_teacher", None), 1.0)
     with torch.no_grad():
         for name, value in embeddings.named_parameters():
             if "LayerNorm" not in name and not any(value is t for t in bag.tables().values()):
@@ -122,19 +125,3 @@ def start_as_bag(
         beside = path.with_name(f".{path.name}")
         save_file(tables, beside)
         os.replace(beside, path)
-
-
-@torch.no_grad()
-def _pass_through(plan: Plan) -> None:
-    """Let the pooler and the projection to the teacher's axes begin as (nearly) the identity.
-
-    With bigrams the first token is the bag, so what the tables have learned comes out at once,
-    and the first gradients mend it; random matrices would undo it.
-    """
-    for layer, size in (
-        (getattr(getattr(core(plan.model).base_model, "pooler", None), "dense", None), 0.5),
-        (getattr(plan.model, "to_teacher", None), 1.0),
-    ):
-        if isinstance(layer, torch.nn.Linear):  # tanh is nearly linear up to a half
-            torch.nn.init.eye_(layer.weight).mul_(size)
-            torch.nn.init.zeros_(layer.bias)

@@ -17,6 +17,7 @@ from easynlp.pretraining.architectures import (
     make_config,
     positions_of,
 )
+from easynlp.pretraining.layer_choice import chosen_layers
 from easynlp.pretraining.similar_words import FILE
 from easynlp.tasks import find_task
 from easynlp.tasks.language_modeling import LanguageModeling
@@ -25,7 +26,7 @@ from easynlp.text.tokenizer import Tokenizer
 __all__ = ["OBJECTIVES", "Objective", "fit_positions", "make_task", "settle", "starting_backbone"]
 
 START = "start"
-"""Folder in a run's: the checkpoint of --init over its new vocabulary."""
+"""Folder in a run's: the checkpoint of --init, its layers or vocabulary changed."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,7 @@ def settle(config: PretrainConfig) -> PretrainConfig:
     if (entry.fits and found not in entry.fits) or (not entry.fits and found in ("t5", "gpt2")):
         fit = entry.fits or ("bert", "ngram_bert", "roberta", "albert", "electra")
         raise ConfigError(f"--objective {objective} trains {', '.join(fit)}, and not {found}")
-    if config.cut_vocab and (config.init is None or config.vocab is not None):
-        raise ConfigError("--cut-vocab cuts the vocabulary of --init, and goes without --vocab")
+    _check_changes(config)
     if config.masking != "word" and objective not in ("mlm", "electra"):
         raise ConfigError(f"--masking says what --objective mlm hides; {objective} hides no words")
     if config.masking == "similar" and objective != "mlm":
@@ -125,6 +125,16 @@ def _check_init(config: PretrainConfig) -> None:
         if getattr(config, name) != new[name]:
             flag = "--" + name.replace("_", "-")
             raise ConfigError(f"--init takes the checkpoint's shape: drop {flag}")
+
+
+def _check_changes(config: PretrainConfig) -> None:
+    """Refuse changes to ``init`` without one, and changes that cannot be made to it."""
+    if config.keep_layers and config.init is None:
+        raise ConfigError("--keep-layers names layers of --init; of a new model say --layers")
+    if config.keep_layers and config.init is not None:
+        chosen_layers(config.keep_layers, Backbone.load(config.init).config)
+    if config.cut_vocab and (config.init is None or config.vocab is not None):
+        raise ConfigError("--cut-vocab cuts the vocabulary of --init, and goes without --vocab")
 
 
 def make_task(config: PretrainConfig, tokenizer: Tokenizer) -> LanguageModeling:

@@ -19,7 +19,7 @@ from easynlp.distributed import World, process_group
 from easynlp.errors import ConfigError, DataError
 from easynlp.methods import apply_methods
 from easynlp.models.backbone import Backbone, set_dropout
-from easynlp.models.heads import core
+from easynlp.models.heads import core, start_pooler
 from easynlp.models.ngram_bert import set_token_codes
 from easynlp.pretraining.architectures import start_positions
 from easynlp.pretraining.bag_start import BAG, start_as_bag
@@ -222,7 +222,10 @@ def _plan(config: PretrainConfig, material: Material) -> tuple[Plan, Material]:
         material = replace(material, lesson=lesson)
     if lesson is not None and lesson.axes is not None and config.embeddings == "teacher":
         start_embeddings(core(model).base_model, tokenizer, lesson.teacher, lesson.axes)
-    return apply_methods(Plan(task, model, (task_term(task),)), config.method), material
+    plan = apply_methods(Plan(task, model, (task_term(task),)), config.method)
+    if config.init is not None:
+        start_pooler(core(model).base_model, Backbone.load(config.init).folder)
+    return plan, material
 
 
 def _fit_options(config: PretrainConfig, rows: int, precision: str) -> FitOptions:

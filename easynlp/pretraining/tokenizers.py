@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ import torch
 from easynlp.atomic import write_folder
 from easynlp.config import PretrainConfig
 from easynlp.models.backbone import Backbone
+from easynlp.pretraining.layer_choice import chosen_layers, keep_layers
 from easynlp.pretraining.objectives import OBJECTIVES, START
 from easynlp.pretraining.vocabulary import read_vocabulary, save_vocabulary, train_vocabulary
 from easynlp.pretraining.vocabulary_transfer import (
@@ -32,8 +34,8 @@ def make_tokenizer(
 ) -> Tokenizer:
     """Return the run's tokenizer, made in a folder once.
 
-    With ``init`` it is the checkpoint's. If that is to be cut or swapped, the checkpoint is
-    written anew over the new vocabulary, into ``<output>/start``.
+    With ``init`` it is the checkpoint's. If that is to be cut or swapped, or only some layers are
+    to stay, the checkpoint is written anew, into ``<output>/start``.
 
     Args:
         config: Settled options.
@@ -54,34 +56,34 @@ def make_tokenizer(
         else:
             log.info("training a vocabulary of %d tokens", config.vocab_size)
             tokens = train_vocabulary(texts(), config.vocab_size, extra=extra)
-        write_folder(folder, lambda target: _save(tokens, target, config.max_positions, extra))
+        save = partial(save_vocabulary, tokens, max_length=config.max_positions, extra=extra)
+        write_folder(folder, save)
         return Tokenizer.load(folder)
     backbone = Backbone.load(config.init)
-    if config.vocab is None and not config.cut_vocab:
+    if config.vocab is None and not config.cut_vocab and not config.keep_layers:
         write_folder(folder, backbone.save_tokenizer)
         return Tokenizer.load(folder)
     staged = folder.parent / START
+    fill: Callable[[Path], None] = backbone.save_tokenizer
     if config.vocab is not None:
         chosen = _given(config.vocab, extra)
-
-        def fill(target: Path) -> None:
-            _save(chosen, target, config.max_positions, extra)
-    else:
+        fill = partial(save_vocabulary, chosen, max_length=config.max_positions, extra=extra)
+    elif config.cut_vocab:
         log.info("cutting the vocabulary of %s to %d tokens", config.init, config.cut_vocab)
         counts = count_tokens(texts(), backbone.tokenizer)
         smaller = cut_vocabulary(backbone.tokenizer, counts, config.cut_vocab)
-
-        def fill(target: Path) -> None:
-            _save_cut(backbone, smaller, target)
+        fill = partial(_save_cut, backbone, smaller)
 
     def start(target: Path) -> None:
         fill(target)
         torch.manual_seed(config.seed)  # a head the checkpoint lacks starts at random
         architecture = find_task(OBJECTIVES[config.objective or "mlm"].task).architecture
         model = backbone.with_head(architecture)
-        transfer_vocabulary(model, backbone.tokenizer, Tokenizer.load(target)).save_pretrained(
-            target
-        )
+        if config.keep_layers:
+            model = keep_layers(model, chosen_layers(config.keep_layers, backbone.config))
+        if config.vocab is not None or config.cut_vocab:
+            model = transfer_vocabulary(model, backbone.tokenizer, Tokenizer.load(target))
+        model.save_pretrained(target)
 
     write_folder(staged, start)
     write_folder(folder, fill)  # last: it says that all is there
@@ -92,10 +94,6 @@ def _given(path: str, extra: Sequence[str]) -> list[str]:
     """Return the tokens of a vocabulary file, sentinels it lacks added."""
     tokens = read_vocabulary(Path(path))
     return tokens + [token for token in extra if token not in tokens]
-
-
-def _save(tokens: list[str], folder: Path, max_length: int, extra: Sequence[str]) -> None:
-    save_vocabulary(tokens, folder, max_length=max_length, extra=extra)
 
 
 def _save_cut(backbone: Backbone, smaller: Tokenizer, folder: Path) -> None:

@@ -97,11 +97,11 @@ def sources(old: Tokenizer, new: Tokenizer) -> list[list[int]]:
             continue
         continued = token.startswith("##") and len(token) > 2
         text = token[2:] if continued else token.removeprefix("▁")
-        names = old.backend.encode(text, add_special_tokens=False).tokens
-        ids = [
-            before.get(f"##{name}", before[name]) if continued and number == 0 else before[name]
-            for number, name in enumerate(names)
-        ]
+        cut = old.backend.encode(text, add_special_tokens=False)
+        # By id and not by name: of what it does not know, Unigram gives the text as the name.
+        ids = list(cut.ids)
+        if continued and ids:
+            ids[0] = before.get(f"##{cut.tokens[0]}", ids[0])
         found.append([i for i in ids if i not in unknown])
     return found
 
@@ -128,7 +128,9 @@ def cut_vocabulary(tokenizer: Tokenizer, counts: Counter[int], size: int) -> Tok
     """Return a tokenizer that keeps at most the `size` tokens used most; all else of it stays.
 
     Special and added tokens always stay, in front of the others and in their order. A text all
-    of whose tokens stay is cut into the same tokens as before.
+    of whose tokens stay is cut into the same tokens as before. Single characters come before
+    words, up to half of the room, in the order of how often the texts hold them: a word that goes
+    is spelled by its characters, but a character that goes is unknown.
 
     Args:
         tokenizer: A WordPiece or Unigram tokenizer.
@@ -150,8 +152,16 @@ def cut_vocabulary(tokenizer: Tokenizer, counts: Counter[int], size: int) -> Tok
     fixed |= {i for pair in SAME for t in pair if (i := tokenizer.id_of(t)) is not None}
     if size <= len(fixed):
         raise ConfigError(f"--cut-vocab {size} has no room beside {len(fixed)} special tokens")
-    used = [i for i, _ in counts.most_common() if i not in fixed][: size - len(fixed)]
-    kept = sorted(fixed | set(used))
+    room = size - len(fixed)
+    used = [i for i, _ in counts.most_common() if i not in fixed]
+    spelled: Counter[str] = Counter()
+    for i in used:
+        for character in names[i]:
+            spelled[character] += counts[i]
+    vocabulary = tokenizer.backend.get_vocab()
+    single = [vocabulary[c] for c, _ in spelled.most_common() if c in vocabulary]
+    chosen = dict.fromkeys([i for i in single if i not in fixed][: room // 2])
+    kept = sorted(fixed | set([*chosen, *(i for i in used if i not in chosen)][:room]))
     place = {old: number for number, old in enumerate(kept)}
     if model["type"] == "WordPiece":
         model["vocab"] = {names[old]: place[old] for old in kept}

@@ -30,6 +30,7 @@ from easynlp.options import Range
 from easynlp.tasks.base import Batch, Example, Features, Field, Prediction
 from easynlp.tasks.inputs import pad_rows, text_of
 from easynlp.tasks.labels import Labels, labelled_head, sort_labels
+from easynlp.text.characters import Characters
 from easynlp.text.spans import align, spans_to_tags, tag_names, tags_to_spans, windows
 from easynlp.text.tokenizer import Encoded, Tokenizer
 
@@ -87,6 +88,7 @@ class SequenceLabeling:
         self.config, self.tokenizer = config, tokenizer
         self.labels = Labels(config.labels, "entity type")
         self.tags = tag_names(config.labels)
+        self._characters = Characters(tokenizer)
         self._prefix, self._suffix = _special_ids(tokenizer)
         self._room = config.max_length - len(self._prefix) - len(self._suffix)
         if config.overlap >= self._room:
@@ -141,7 +143,7 @@ class SequenceLabeling:
         return self.encode_batch([example])[0]
 
     def encode_batch(self, examples: Sequence[Example]) -> list[Features]:
-        """Encode many examples.
+        """Encode many examples, Chinese pieces of several characters cut into these.
 
         Returns:
             For each: ``input_ids`` of all windows after one another, ``windows`` (their lengths),
@@ -150,7 +152,8 @@ class SequenceLabeling:
             (tags) and ``misaligned`` (how many entities no tokens express exactly).
         """
         texts = [text_of(example, "text") for example in examples]
-        encoded = self.tokenizer.encode_batch(texts, UNCUT, offsets=True)
+        whole = self.tokenizer.encode_batch(texts, UNCUT, offsets=True)
+        encoded = map(self._characters.cut, texts, whole)
         return [self._features(*row) for row in zip(examples, texts, encoded, strict=True)]
 
     def collate(self, features: Sequence[Features]) -> Batch:

@@ -8,9 +8,10 @@ import torch
 
 from easynlp.errors import ConfigError
 
-__all__ = ["depths", "freeze"]
+__all__ = ["LAYER", "depths", "freeze"]
 
-_LAYER = re.compile(r"(?:^|\.)(?:layer|layers|h|block|blocks)\.(\d+)\.")
+LAYER = re.compile(r"(?:^|\.)(?:layer|layers|h|block|blocks)\.(\d+)\.")
+"""The number of the layer in a parameter's name."""
 _EMBEDDINGS = re.compile(r"(?:^|\.)(?:embeddings|wte|wpe|shared|embed_tokens|embed_positions)\.")
 
 
@@ -30,7 +31,7 @@ def depths(model: torch.nn.Module) -> dict[str, int]:
     """
     found: dict[str, int | None] = {}
     for name, _ in model.named_parameters():
-        layer = _LAYER.search(name)
+        layer = LAYER.search(name)
         if layer and "albert_layer" not in name:
             found[name] = int(layer[1]) + 1
         else:

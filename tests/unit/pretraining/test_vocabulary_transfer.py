@@ -149,6 +149,8 @@ def test_a_unigram_vocabulary_is_cut_and_byte_pairs_are_not() -> None:
     )
     assert theirs == ours == ["<s>", "▁", "天", "气", "</s>"]
     assert new.encode("坏", max_length=9).ids.tolist()[2] == new.id_of("<unk>")
+    unknown = sources(new, old)[old.id_of("坏")]  # to the cut one it is a text, not a token
+    assert unknown == [new.id_of("▁")]
     with pytest.raises(ConfigError, match="no room beside 5 special tokens"):
         cut_vocabulary(old, Counter(), 5)
     with pytest.raises(ConfigError, match="BPE vocabulary cannot be cut"):
@@ -184,6 +186,21 @@ def test_pretraining_goes_on_from_a_checkpoint(tiny_folder, tmp_path, how) -> No
     torch.testing.assert_close(
         two[:, [now[t] for t in both]], one[:, [was[t] for t in both]], rtol=0, atol=5e-3
     )  # fp16 on disk, and a rate of next to nothing
+
+
+def test_characters_stay_before_words_when_a_vocabulary_is_cut() -> None:
+    words = [f"{a}{b}" for a in "天气" for b in "很好"]
+    pieces = [*((name, 0.0) for name in ("<s>", "<pad>", "</s>", "<unk>", "<mask>")), ("▁", -3.0),
+              *((piece, -2.0) for piece in words), *((c, -9.0) for c in "天气很好坏")]  # fmt: skip
+    backend = Backend(models.Unigram(pieces, unk_id=3))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    backend.add_special_tokens(["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
+    old = Tokenizer(backend)
+    counts = count_tokens([*words * 9, "坏"], old)
+    assert not any(counts[old.id_of(c)] for c in "天气很好")  # only ever inside words
+    kept = set(cut_vocabulary(old, counts, 5 + 10).backend.get_vocab())
+    assert {"天", "气", "很", "好"} - kept == set()
+    assert len(kept & {*words, "坏"}) == 5  # half of the room is left to what is used most
 
 
 def test_new_tokens_are_hashed_by_their_names(tiny_backbone, tmp_path) -> None:
