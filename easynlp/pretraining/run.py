@@ -26,7 +26,7 @@ from easynlp.pretraining.bag_start import BAG, start_as_bag
 from easynlp.pretraining.corpus import find_files
 from easynlp.pretraining.material import BY_TOKEN, Material, by_sentence, by_token, prepare
 from easynlp.pretraining.objectives import fit_positions, make_task, settle, starting_backbone
-from easynlp.pretraining.sentence_distill import start_embeddings
+from easynlp.pretraining.sentence_distill import start_embeddings, turn_to
 from easynlp.pretraining.teacher import check_teacher
 from easynlp.pretraining.token_distill import TaughtModeling
 from easynlp.pretraining.vocabulary import SPECIAL, save_vocabulary
@@ -225,6 +225,8 @@ def _plan(config: PretrainConfig, material: Material) -> tuple[Plan, Material]:
     plan = apply_methods(Plan(task, model, (task_term(task),)), config.method)
     if config.init is not None:
         start_pooler(core(model).base_model, Backbone.load(config.init).folder)
+        if lesson is not None and lesson.axes is not None:
+            turn_to(lesson.axes, getattr(plan.model, "to_teacher", None))
     return plan, material
 
 

@@ -25,7 +25,7 @@ from easynlp.pretraining.teacher import Teacher
 from easynlp.text.tokenizer import Tokenizer
 from easynlp.training.plan import Pass, Plan, Term, row_count
 
-__all__ = ["Axes", "distance", "sentence_distill", "start_embeddings"]
+__all__ = ["Axes", "distance", "sentence_distill", "start_embeddings", "turn_to"]
 
 _SAMPLE = 100_000
 
@@ -123,6 +123,23 @@ class Axes:
             part /= np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-6)
             found[start : start + _SAMPLE] = part
         return found
+
+
+@torch.no_grad()
+def turn_to(axes: Axes, layer: Any) -> None:
+    """Start a projection as the turn to the axes, for a student made of the teacher's layers.
+
+    Such a student begins in the teacher's own space; a random projection would have to learn the
+    turn first, which takes longer than all the rest.
+
+    Args:
+        axes: Of the teacher.
+        layer: From student's to teacher's vectors; left as it is unless it is linear and
+            both are equally wide.
+    """
+    if isinstance(layer, torch.nn.Linear) and layer.weight.shape == axes.rotation.T.shape:
+        layer.weight.copy_(torch.from_numpy(np.ascontiguousarray(axes.rotation.T)))
+        layer.bias.zero_()
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ import easynlp
 from easynlp.errors import ConfigError, DataError, ModelError
 from easynlp.models.backbone import Backbone
 from easynlp.pretraining import teacher as module
-from easynlp.pretraining.sentence_distill import Axes, start_embeddings
+from easynlp.pretraining.sentence_distill import Axes, start_embeddings, turn_to
 from easynlp.pretraining.teacher import Teacher, teach
 from tests.conftest import REVIEWS
 
@@ -163,3 +163,17 @@ def test_what_cannot_read_both_ways_cannot_teach(tmp_path):
     backbone = Backbone("gpt2", GPT2Config(), None, folder)
     with pytest.raises(ModelError, match="a teacher is an encoder"):
         module.check_teacher(backbone)
+
+
+def test_a_student_as_wide_as_its_teacher_begins_turned_to_the_axes():
+    vectors = np.random.default_rng(0).normal(size=(200, 8)).astype(np.float32)
+    axes = Axes.of(vectors, 8)
+    layer = torch.nn.Linear(8, 8)
+    turn_to(axes, layer)
+    centred = torch.from_numpy(vectors - axes.mean)
+    found = torch.nn.functional.normalize(layer(centred), dim=-1)
+    np.testing.assert_allclose(found.detach().numpy(), axes.targets(vectors), atol=2e-3)
+    narrow = torch.nn.Linear(8, 4)
+    before = narrow.weight.clone()
+    turn_to(axes, narrow)
+    assert torch.equal(narrow.weight, before)
