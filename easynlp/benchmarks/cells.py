@@ -35,7 +35,8 @@ from easynlp.benchmarks.encodings import (
     rows_of,
 )
 from easynlp.benchmarks.fewclue import FEWCLUE, Split, find_split, read_split_file
-from easynlp.benchmarks.released import check_split, digest, near_rows, read_unlabelled
+from easynlp.benchmarks.pool import Pool, has_unlabelled, read_unlabelled
+from easynlp.benchmarks.released import check_split, digest, near_rows
 from easynlp.benchmarks.seal import sealed
 from easynlp.errors import DataError
 from easynlp.tasks.base import Example, Prediction
@@ -113,26 +114,33 @@ def plan_cells(
         drop_near: Leave out unlabelled texts that are near test rows.
 
     Raises:
-        DataError: If unlabelled text is wanted and there is none, or it holds test rows and
-            `drop_near` is not asked for.
+        DataError: If unlabelled text is wanted and it holds test rows, and `drop_near` is not
+            asked for.
     """
-    texts: dict[str, tuple[tuple[Example, ...], int]] = {}
+    pools: dict[str, Pool] = {}
     for split in splits:
+        pool: Pool | None = None
         for contender in contenders:
             if not contender.takes(split.task):
                 continue
             more: dict[str, Any] = {}
             used = split
             if contender.unlabelled:
-                if split.task not in texts:
-                    root = split.train.parent.parent
-                    found, dropped = read_unlabelled(root, split.task, drop_near=drop_near)
-                    texts[split.task] = tuple(found), dropped
-                used = replace(split, unlabelled=texts[split.task][0])
-                more = {"unlabelled": len(rows_of(used.unlabelled)),
-                        "unlabelled_near_test_dropped": texts[split.task][1]}  # fmt: skip
+                pool = pool or _pool(split, pools, drop_near=drop_near)
+                used = replace(split, unlabelled=pool.examples)
+                more = dict(pool.noted())
             for seed in seeds if contender.seeded else seeds[:1]:
                 yield Cell(contender, used, seed), more
+
+
+def _pool(split: Split, pools: dict[str, Pool], *, drop_near: bool) -> Pool:
+    """Return a split's unlabelled text; none, if none was released for its task."""
+    if split.task not in pools:
+        pools[split.task] = Pool(())
+        if has_unlabelled(split.task):
+            root = split.train.parent.parent
+            pools[split.task] = read_unlabelled(root, split.task, drop_near=drop_near)
+    return pools[split.task].for_split(split)
 
 
 def run_cells(cells: Sequence[tuple[Cell, dict[str, Any]]], folder: Path) -> list[dict[str, Any]]:

@@ -11,8 +11,12 @@ given to answer have no labels. Names:
   ``finetune@MODEL``, and methods may stand behind plus signs (``tiny-zh+r_drop:alpha=4``);
 - ``lp-ft@MODEL``: the same budget, from a head fitted as a linear probe, which stays the answer if
   no checkpoint is better on dev;
-- ``method:NAME@MODEL``: a few-shot method (`easynlp.benchmarks.few_shot`);
-- ``probe:MODEL``: a linear probe (`easynlp.benchmarks.probe`);
+- ``method:NAME@MODEL``: a few-shot method, ``zero-shot@MODEL`` a prompt without training
+  (`easynlp.benchmarks.few_shot`);
+- ``probe:MODEL``: a linear probe (`easynlp.benchmarks.probe`); ``knn@MODEL``, ``centroid@MODEL``:
+  neighbours and centroids of the same vectors (`easynlp.benchmarks.vectors`);
+- ``self-training@MODEL``, ``committee@MODEL`` (`easynlp.benchmarks.taught`) and ``ipet@MODEL``
+  (`easynlp.benchmarks.generations`): over the task's unlabelled text;
 - ``package.module:Name``: your own, called with its name and the budget.
 """
 
@@ -25,7 +29,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from easynlp.benchmarks.encodings import grade
-from easynlp.benchmarks.fewclue import FEWCLUE, Split, check_classes, read_split_file
+from easynlp.benchmarks.fewclue import FEWCLUE, Split, read_split_file, read_training
+from easynlp.benchmarks.names import Name
 from easynlp.benchmarks.settings import (
     FINETUNE,
     FLOOR,
@@ -33,6 +38,7 @@ from easynlp.benchmarks.settings import (
     METHOD,
     PREFIX,
     PUBLISHED,
+    ZERO_SHOT,
     SplitOptions,
     is_floor,
 )
@@ -119,6 +125,14 @@ def budget_of(options: SplitOptions) -> Budget:
     )  # fmt: skip
 
 
+OVER_TEXT: dict[str, str] = {
+    "knn": "easynlp.benchmarks.vectors:Nearest",
+    "centroid": "easynlp.benchmarks.vectors:Nearest",
+    "self-training": "easynlp.benchmarks.taught:Taught",
+    "committee": "easynlp.benchmarks.taught:Taught",
+    "ipet": "easynlp.benchmarks.generations:Generations",
+}
+"""Contenders with options of their own, over vectors or unlabelled text."""
 PUBLISHED_BUDGET = Budget(
     lrs=(2e-5,), epochs=3, min_steps=1, max_steps=10**9, evaluations=0, batch_size=32
 )
@@ -188,18 +202,23 @@ def find(name: str, budget: Budget, model: str = "tiny-zh") -> Contender:
         return LinearProbe(name, budget)
     from easynlp.benchmarks.finetuned import FineTuned
 
-    if name.startswith(METHOD):
+    if name.startswith((METHOD, ZERO_SHOT)):
         from easynlp.benchmarks.few_shot import find_method_contender
 
         return find_method_contender(name, budget, model)
     kind, _, given = name.partition("@")
+    way = Name.parse(name, ("teacher", "student")).way
+    if way in OVER_TEXT:
+        made: Any = resolve(way, OVER_TEXT, kind="contender")(name, budget, model)
+        found: Contender = made
+        return found
     if kind == PUBLISHED:
         return FineTuned(name, PUBLISHED_BUDGET, given or model)
     if kind in (FINETUNE, LP_FT):
         return FineTuned(name, budget, given or model, probe="first" if kind == LP_FT else "no")
     module, _, attribute = name.partition(":")
     if attribute.isidentifier() and "." in module and "/" not in module:
-        made: Any = resolve(name, {}, kind="contender")(name, budget)
+        made = resolve(name, {}, kind="contender")(name, budget)
         missing = [part for part in ("learn", "identity", "takes") if not hasattr(made, part)]
         if missing:
             raise ConfigError(f"{name} is no contender: it has no {', '.join(missing)}")
@@ -230,8 +249,7 @@ class FloorContender:
 
     def learn(self, split: Split, seed: int, say: Callable[[str], None]) -> Learned:
         """Fit once on the training rows."""
-        train = read_split_file(split.train, split.task)
-        check_classes(train, split)
+        train = read_training(split)
         name = FLOOR_OF[split.task] if self.name == FLOOR else self.name
         floor: ExampleFloor = resolve(name, FLOORS, kind="floor")()
         floor.fit(train, split.unlabelled, seed)

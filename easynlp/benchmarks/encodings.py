@@ -131,7 +131,7 @@ def idiom(row: Row, labelled: bool = True) -> list[Example]:
     return [
         {"text": candidate, "text_b": before + candidate + after,
          **({"label": str(int(number == answer))} if labelled else {}),
-         "passage": passage, "before": before, "after": after,
+         "passage": passage, "before": before, "after": after, "candidates": tuple(candidates),
          "question": f"{row.path}:{row.line}", "choice": number}
         for number, candidate in enumerate(candidates)
     ]  # fmt: skip

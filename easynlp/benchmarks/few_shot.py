@@ -1,18 +1,20 @@
 """Few-shot methods as contenders: ``method:NAME``, with each task's pattern and label words.
 
-``method:NAME:OPTION=VALUE,…@MODEL`` trains on the budget of fine-tuning, the same for every
+``method:NAME:OPTION=VALUE:…@MODEL`` trains on the budget of fine-tuning, the same for every
 method. ``NAME`` is a task (an entry of TASKS, such as one that fills masks), a training method
 (an entry of METHODS), or both: ``TASK+METHOD``. A task or method with options ``pattern`` and
-``words``, or ``hypothesis`` and ``descriptions``, gets those of `easynlp.benchmarks.prompts`.
-Options of ours:
+``words``, or ``hypothesis`` and ``descriptions``, gets those of `easynlp.benchmarks.prompts`; on
+CHID, PET ranks the candidates themselves (`easynlp.benchmarks.idiom_cloze`). Options of ours:
 
 - ``prompt=NAME``: another than the task's first pattern;
+- ``steps=N``: that many optimizer steps; 0 is zero-shot, and ``zero-shot@MODEL`` short for
+  ``method:pet:steps=0@MODEL``;
 - ``placebo=random-labels``: the labels of the training rows are shuffled. What is above chance
   then is what the model brings without training, and the choice among checkpoints on dev;
 - ``placebo=shuffled-words``: label words change places. What a method gains over it is what the
   words mean;
-- another ``placebo=…`` is an option of the method itself, such as random pseudo-labels or random
-  anchors.
+- another ``placebo=…`` is the method's own: an option of that name that is on or off
+  (``random-anchors`` turns on ``random_anchors``), or a value of its option ``placebo``.
 
 Other options are those of the last method named.
 """
@@ -29,9 +31,11 @@ from typing import TYPE_CHECKING, Any
 from easynlp.benchmarks.contenders import Budget, Learned
 from easynlp.benchmarks.fewclue import Split
 from easynlp.benchmarks.finetuned import FineTuned
+from easynlp.benchmarks.idiom_cloze import ClozeConfig, IdiomCloze
+from easynlp.benchmarks.names import PLACEBO, Name, typed
 from easynlp.benchmarks.prompts import Prompt, prompt_of, prompts
-from easynlp.benchmarks.settings import METHOD
-from easynlp.config import parse_method
+from easynlp.benchmarks.settings import METHOD, ZERO_SHOT
+from easynlp.config import Steps, parse_method
 from easynlp.errors import ConfigError
 from easynlp.methods import METHODS, find_method
 from easynlp.tasks import TASKS, find_task
@@ -45,10 +49,12 @@ __all__ = ["PLACEBOS", "MethodTuned", "find_method_contender", "shuffled_labels"
 
 PLACEBOS = ("random-labels", "shuffled-words")
 """Placebo arms that any method has."""
+CLOZES = (("text_classify", ("pet",)), ("prompt_classify", ()), ("prompt_classify", ("pet",)))
+"""Tasks with methods that can rank the candidates of a question as a cloze."""
 
 
 def find_method_contender(name: str, budget: Budget, model: str) -> MethodTuned:
-    """Return the contender of ``method:NAME:OPTION=VALUE,…@MODEL``.
+    """Return the contender of ``method:NAME:OPTION=VALUE:…@MODEL``.
 
     Args:
         name: As typed.
@@ -58,12 +64,16 @@ def find_method_contender(name: str, budget: Budget, model: str) -> MethodTuned:
     Raises:
         ConfigError: If there is no such task, method or option.
     """
-    spec, _, given = name.removeprefix(METHOD).rpartition("@")
-    if not spec:
-        spec, given = given, ""
-    names, _, written = spec.partition(":")
-    options = dict(_pair(part, name) for part in written.split(",") if part)
-    return MethodTuned(name, budget, given or model, names.split("+"), options)
+    parsed = Name.parse(name)
+    options = dict(parsed.options)
+    way = parsed.way.removeprefix(METHOD)
+    if parsed.way == ZERO_SHOT:
+        way, options["steps"] = "pet", "0"
+    if ":" in way and "." not in way:
+        raise ConfigError(
+            f'{name}: "{way.partition(":")[2]}" is no OPTION=VALUE. Methods: {", ".join(METHODS)}'
+        )
+    return MethodTuned(name, budget, parsed.model or model, way.split("+"), options)
 
 
 class MethodTuned(FineTuned):
@@ -83,34 +93,53 @@ class MethodTuned(FineTuned):
     def __init__(
         self, name: str, budget: Budget, model: str, parts: Sequence[str], options: dict[str, str]
     ) -> None:
+        steps = typed({k: options.pop(k) for k in ("steps",) if k in options}, _Ours, name)
+        if steps:
+            budget = dataclasses.replace(budget, min_steps=steps["steps"], max_steps=steps["steps"])
         super().__init__(name, budget, model)
-        self.model = model
+        self.model, self.methods = model, []
         self.task_name = parts[0] if parts[0] in TASKS else "text_classify"
         self.parts = tuple(part for part in parts if part != self.task_name)
         for part in self.parts:
             find_method(part)
         self.prompt_name = options.pop("prompt", "")
-        self.placebo = options.pop("placebo", "")
+        self.placebo = options.pop(PLACEBO, "")
         if self.placebo and self.placebo not in PLACEBOS:
-            last = inspect.signature(find_method(self.parts[-1])).parameters if self.parts else {}
-            if "placebo" not in last:
-                raise ConfigError(
-                    f'{name}: no placebo "{self.placebo}" here. Known: {", ".join(PLACEBOS)}'
-                )
-            options["placebo"], self.placebo = self.placebo, ""
+            options |= self._own_placebo(name)
+            self.placebo = ""
         if options and not self.parts:
             raise ConfigError(
-                f"{name}: no option {', '.join(options)}; a task alone takes prompt and placebo"
+                f"{name}: no option {', '.join(options)}; a task alone takes prompt, steps and "
+                "placebo"
             )
         self.methods = [
             part + (":" + ",".join(f"{k}={v}" for k, v in options.items()) if last else "")
             for part, last in zip(self.parts, _is_last(self.parts, bool(options)), strict=True)
         ]
+        for spec in self.methods:
+            parse_method(spec, find_method)  # an option that is none ends the call before any cell
+        self._seed = 0
+
+    def _own_placebo(self, name: str) -> dict[str, str]:
+        """Return the placebo as an option of the last method.
+
+        Raises:
+            ConfigError: If it has none of the name.
+        """
+        known = inspect.signature(find_method(self.parts[-1])).parameters if self.parts else {}
+        flag = self.placebo.replace("-", "_")
+        if flag in known:
+            return {flag: "true"}
+        if PLACEBO in known:
+            return {PLACEBO: self.placebo}
+        raise ConfigError(f'{name}: no placebo "{self.placebo}" here. Known: {", ".join(PLACEBOS)}')
 
     def takes(self, task: str) -> bool:
         """Return whether there is the part of a prompt it needs for the task."""
-        part = self._wants()
-        return not part or prompt_of(task, part=part) is not None
+        parts = self._wants()
+        return (
+            not parts or prompt_of(task, self.prompt_name, parts, known_elsewhere=True) is not None
+        )
 
     def identity(self) -> str:
         """Return the budget, the methods, the weights and all prompts."""
@@ -135,6 +164,12 @@ class MethodTuned(FineTuned):
 
     def make_task(self, split: Split, backbone: Backbone, train: Sequence[Example]) -> Task:
         """Return the task with the prompt among its options."""
+        prompt = self._prompt(split.task)
+        if prompt is not None and prompt.candidates:
+            cloze = ClozeConfig(
+                prompt.pattern, self.budget.max_length, int(self.placebo == "shuffled-words")
+            )
+            return IdiomCloze(cloze, backbone.tokenizer)
         kind = find_task(self.task_name)
         known = {each.name for each in dataclasses.fields(kind.Config)}
         given = {"max_length": self.budget.max_length, **self._prompt_options(split.task)}
@@ -144,6 +179,8 @@ class MethodTuned(FineTuned):
 
     def change(self, plan: Plan, split: Split, backbone: Backbone) -> Plan:
         """Return the plan with the methods applied, each with the prompt if it takes one."""
+        if isinstance(plan.task, IdiomCloze):
+            return plan  # it is PET already
         for spec in self.methods:
             name, options = parse_method(spec, find_method)
             function = find_method(name)
@@ -152,11 +189,16 @@ class MethodTuned(FineTuned):
             plan = function(plan, **{**given, **options})
         return plan
 
-    def training_rows(self, split: Split, seed: int) -> list[Example]:
+    def lesson(self, split: Split, seed: int) -> list[Example]:
         """Return the rows to learn from as the pattern sees them; a placebo shuffles labels."""
-        rows = super().training_rows(split, seed)
+        rows: list[Example] = [
+            {k: v for k, v in row.items() if k != "scores"} for row in super().lesson(split, seed)
+        ]
         if self.placebo == "random-labels":
             rows = shuffled_labels(rows, seed)
+        prompt = self._prompt(split.task)
+        if prompt is not None and prompt.candidates:
+            rows = [row for row in rows if str(row["label"]) == "1"]  # a question once
         return self.shown(rows, split)
 
     def shown(self, rows: Sequence[Example], split: Split) -> list[Example]:
@@ -165,11 +207,11 @@ class MethodTuned(FineTuned):
         return [prompt.show(each) for each in rows] if prompt else list(rows)
 
     def _prompt(self, task: str) -> Prompt | None:
-        part = self._wants()
-        if not part:
+        parts = self._wants()
+        if not parts:
             return None
-        prompt = prompt_of(task, self.prompt_name, part)
-        if prompt is not None and self.placebo == "shuffled-words":
+        prompt = prompt_of(task, self.prompt_name, parts)
+        if prompt is not None and not prompt.candidates and self.placebo == "shuffled-words":
             return dataclasses.replace(prompt, words=shuffled_words(prompt.words, self._seed))
         return prompt
 
@@ -177,12 +219,19 @@ class MethodTuned(FineTuned):
         prompt = self._prompt(task)
         return prompt.options() if prompt else {}
 
-    def _wants(self) -> str:
-        """Return which part of a prompt the task or a method takes, empty for none."""
+    def _wants(self) -> tuple[str, ...]:
+        """Return which parts of a prompt the task or a method takes, the first first."""
         known = {each.name for each in dataclasses.fields(find_task(self.task_name).Config)}
         for part in self.parts:
             known |= set(inspect.signature(find_method(part)).parameters)
-        return next((part for part in ("pattern", "hypothesis") if part in known), "")
+        alone = (self.task_name, self.parts) in CLOZES
+        found = (part for part in ("pattern", "hypothesis") if part in known)
+        return (*(("candidates",) if alone else ()), *list(found)[:1])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Ours:
+    steps: Steps = 0
 
 
 def shuffled_labels(rows: Sequence[Example], seed: int) -> list[Example]:
@@ -215,10 +264,3 @@ def shuffled_words(
 
 def _is_last(parts: Sequence[str], wanted: bool) -> list[bool]:
     return [wanted and number == len(parts) - 1 for number in range(len(parts))]
-
-
-def _pair(part: str, name: str) -> tuple[str, str]:
-    key, sign, value = part.partition("=")
-    if not sign:
-        raise ConfigError(f'{name}: "{part}" is no OPTION=VALUE. Methods: {", ".join(METHODS)}')
-    return key.strip(), value.strip()

@@ -20,7 +20,7 @@ from easynlp.errors import ConfigError, DataError, did_you_mean
 from easynlp.tasks.base import Example
 
 __all__ = ["FEWCLUE", "OFFICIAL", "Split", "Suite", "check_classes", "find_file", "find_split",
-           "find_suite", "read_split_file"]  # fmt: skip
+           "find_suite", "read_split_file", "read_training"]  # fmt: skip
 
 OFFICIAL = ("0", "1", "2", "3", "4")
 """The five splits a mean is made of."""
@@ -76,7 +76,8 @@ class Split:
     """The three files of a task's split.
 
     While a contender learns, `test` is None: see `closed`. `unlabelled` is the task's unlabelled
-    text, for contenders that want it.
+    text, for contenders that want it; `believed` are rows of it that another contender labelled,
+    to be learned from beside the training rows.
 
     Raises:
         DataError: If train and dev are not both of the split that `number` says.
@@ -88,6 +89,7 @@ class Split:
     dev: Path
     test: Path | None
     unlabelled: tuple[Example, ...] = field(default=(), repr=False, compare=False)
+    believed: tuple[Example, ...] = field(default=(), repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for kind, path in (("train", self.train), ("dev", self.dev)):
@@ -176,6 +178,17 @@ def read_split_file(path: Path | None, task: str, *, labelled: bool = True) -> l
             path=str(path),
         )
     return examples
+
+
+def read_training(split: Split) -> list[Example]:
+    """Read the rows a contender learns from: those of the file, all classes, and `believed`.
+
+    Raises:
+        DataError: If rows are wrong or classes are missing.
+    """
+    examples = read_split_file(split.train, split.task)
+    check_classes(examples, split)
+    return [*examples, *split.believed]
 
 
 def check_classes(examples: Sequence[Example], split: Split) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from easynlp.benchmarks.contenders import Budget, Learned, weights_identity
 from easynlp.benchmarks.encodings import grade
-from easynlp.benchmarks.fewclue import Split, check_classes, read_split_file
-from easynlp.tasks.base import Example, Prediction, Task
+from easynlp.benchmarks.fewclue import Split, read_split_file, read_training
+from easynlp.tasks.base import Batch, Example, Features, Prediction, Task
 
 if TYPE_CHECKING:
     import torch
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 HEAD_STRENGTH = 0.01
 """Of the regression that fits a head, where a method trains vectors only."""
+
+ROWS, TOKENS = 32, 16_384
+"""Most rows, and most tokens, padding included, of a batch of dev rows."""
 
 __all__ = ["Best", "FineTuned", "Judge", "Where"]
 
@@ -35,6 +39,9 @@ class FineTuned:
         model: A model as ``--model`` takes it, then methods behind plus signs; by default the
             name.
         probe: ``first``: start from a fitted head, see `easynlp.training.head.Probe`.
+
+    Attributes:
+        carry: Start from the weights the last call of `learn` ended with.
     """
 
     seeded, unlabelled = True, False
@@ -43,7 +50,13 @@ class FineTuned:
         self, name: str, budget: Budget, model: str | None = None, probe: str = "no"
     ) -> None:
         self.name, self.budget, self.probe = name, budget, probe
-        self.model, *self.methods = (model or name).split("+")
+        self.model, *methods = (model or name).split("+")
+        # Between contenders stands a comma, so between options of a method there a colon.
+        self.methods = [
+            re.sub(r":(?=[a-z_]+=)", ",", each).replace(",", ":", 1) for each in methods
+        ]
+        self.carry = False
+        self._kept: dict[str, torch.Tensor] | None = None
 
     def takes(self, task: str) -> bool:
         """Return that it takes every task."""
@@ -54,10 +67,12 @@ class FineTuned:
         return f"{self.budget} {self.methods} {self.probe} {weights_identity(self.model)}"
 
     def make_task(self, split: Split, backbone: Backbone, train: Sequence[Example]) -> Task:
-        """Return the task to train."""
+        """Return the task to train; rows with ``scores`` are learned from as probabilities."""
+        from easynlp.fewshot.soft_classify import SoftClassify
         from easynlp.tasks import find_task
 
-        kind = find_task("text_classify")
+        soft = bool(train) and all("scores" in each for each in train)
+        kind = SoftClassify if soft else find_task("text_classify")
         options = kind.Config(max_length=self.budget.max_length)
         task: Task = kind.prepare(options, backbone.tokenizer, train)
         return task
@@ -72,11 +87,23 @@ class FineTuned:
         """Return rows as the task sees them."""
         return list(rows)
 
-    def training_rows(self, split: Split, seed: int) -> list[Example]:
-        """Return the rows to learn from: those of ``split.train``, all of them."""
-        train = read_split_file(split.train, split.task)
-        check_classes(train, split)
-        return train
+    def lesson(self, split: Split, seed: int) -> list[Example]:
+        """Return the rows to learn from: those of ``split.train``, all of them, and `believed`.
+
+        Where believed rows have probabilities, the others have theirs: 1 for their label.
+        """
+        rows = read_training(split)
+        if not split.believed or not all("scores" in each for each in split.believed):
+            return rows
+        names = split.believed[0]["scores"]
+        return [
+            {**row, "scores": row.get("scores") or {n: float(n == row["label"]) for n in names}}
+            for row in rows
+        ]
+
+    def forget(self) -> None:
+        """Start from the pre-trained weights again, whatever `carry` says."""
+        self._kept = None
 
     def learn(self, split: Split, seed: int, say: Callable[[str], None]) -> Learned:
         """Train once for each learning rate and keep the best checkpoint of all."""
@@ -88,12 +115,14 @@ class FineTuned:
         device = pick_device()
         precision = resolve_precision("auto", device)
         backbone = Backbone.load(self.model)
-        train = self.training_rows(split, seed)
+        train = self.lesson(split, seed)
         dev = self.shown(read_split_file(split.dev, split.task), split)
         best = Best()
-        for lr in self.budget.lrs:
+        for lr in self.budget.lrs if self.budget.max_steps else self.budget.lrs[:1]:
             self._try((split, train, dev), backbone, lr, seed, Where(device, precision), best, say)
         plan = best.restore()
+        if self.carry:
+            self._kept = {name: value.clone() for name, value in plan.model.state_dict().items()}
         pipeline = Pipeline(plan.task, TorchModel(plan.model.eval(), precision, device))
         size = sum(value.numel() for value in plan.model.parameters())
         return Learned(pipeline.predict, best.accuracy, best.chosen, parameters=size)
@@ -119,6 +148,8 @@ class FineTuned:
             getattr(task, "training_rows", None),
         )  # fmt: skip
         plan = self.change(plan, split, backbone)
+        if self._kept is not None:
+            plan.model.load_state_dict(self._kept)
         rows = EncodedRows.of([plan.task.encode(each) for each in train])
         plan.model.to(where.device)
         # A method whose head no term trains has it fitted at every checkpoint, as in a run.
@@ -127,6 +158,10 @@ class FineTuned:
         probe.before()
         if self.probe == "first":  # the untuned probe is one of those dev chooses among
             best.consider(plan, judge.scores(), {"lr": lr, "step": 0, "of": steps}, probe)
+        if not steps:  # zero-shot: as the model stands
+            plan.model.eval()
+            best.consider(plan, probe.evaluate(), {"step": 0, "of": 0}, probe)
+            return
         options = FitOptions(
             steps=steps, batch_size=budget.batch_size, lr=lr, precision=where.precision, seed=seed,
             eval_every=max(1, steps // budget.evaluations) if budget.evaluations else steps,
@@ -159,8 +194,9 @@ class Judge:
         features = [plan.task.encode(example) for example in dev]
         order = sorted(range(len(dev)), key=lambda i: len(features[i]["input_ids"]))
         self._batches = [
-            (plan.task.collate([features[i] for i in rows]), rows)
-            for rows in (order[start : start + 32] for start in range(0, len(order), 32))
+            made
+            for start in range(0, len(order), ROWS)
+            for made in _fitting(plan.task, features, order[start : start + ROWS])
         ]
 
     def scores(self) -> dict[str, float]:
@@ -182,6 +218,23 @@ class Judge:
                 found[i] = prediction
         right = grade(self._dev, found)
         return {task.metric: right, "accuracy": right, "loss": loss / len(self._dev)}
+
+
+def _fitting(
+    task: Task, features: Sequence[Features], rows: Sequence[int]
+) -> Iterator[tuple[Batch, Sequence[int]]]:
+    """Yield batches of the rows, each with its rows, halved until none is over the token limit.
+
+    What a task makes of a row may be many rows (label descriptions, words of other lengths), so
+    the batch is measured and not its texts.
+    """
+    batch = task.collate([features[i] for i in rows])
+    if len(rows) > 1 and batch["input_ids"].size > TOKENS:
+        middle = len(rows) // 2
+        yield from _fitting(task, features, rows[:middle])
+        yield from _fitting(task, features, rows[middle:])
+    else:
+        yield batch, rows
 
 
 class Best:

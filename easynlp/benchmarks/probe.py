@@ -17,7 +17,7 @@ import numpy as np
 
 from easynlp.benchmarks.contenders import Budget, Learned, weights_identity
 from easynlp.benchmarks.encodings import grade
-from easynlp.benchmarks.fewclue import Split, check_classes, read_split_file
+from easynlp.benchmarks.fewclue import Split, read_split_file, read_training
 from easynlp.benchmarks.settings import PREFIX
 from easynlp.errors import MissingExtra
 from easynlp.fewshot.vectors import VECTORS, Encoder, pair_features
@@ -53,8 +53,7 @@ class LinearProbe:
 
     def learn(self, split: Split, seed: int, say: Callable[[str], None]) -> Learned:
         """Fit one regression for each vector; dev chooses which vector is the headline."""
-        train, dev = (read_split_file(path, split.task) for path in (split.train, split.dev))
-        check_classes(train, split)
+        train, dev = read_training(split), read_split_file(split.dev, split.task)
         encoder = self._encoder(seed)
         say("vectors")
         labels = [str(each["label"]) for each in train]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib import resources
 from typing import Any
@@ -29,7 +29,10 @@ class Prompt:
         pattern: The text with a hole, e.g. ``{text}。总之很[MASK]。``; empty if there is none.
         words: Labels to one or more words.
         hypothesis: A sentence about the text with ``{label}`` in it; empty if there is none.
-        view: Which part of an example ``text`` and ``text_b`` are, where not the text itself.
+        view: Which part of an example ``text`` and ``text_b`` are, where not the text itself; with
+            braces in it, a text in which parts are filled in (``{pronoun}指的``).
+        candidates: Whether the candidates of a question fill the hole, in place of words.
+        extra: Whether it is for a comparison of its own and never taken by default.
     """
 
     name: str
@@ -37,11 +40,15 @@ class Prompt:
     words: Mapping[str, tuple[str, ...]]
     hypothesis: str = ""
     view: Mapping[str, str] = field(default_factory=dict)
+    candidates: bool = False
+    extra: bool = False
 
     def options(self) -> dict[str, str]:
         """Return what tasks and methods call the prompt's parts."""
         if self.hypothesis:
             return {"hypothesis": self.hypothesis, "descriptions": self.words_text()}
+        if self.candidates:
+            return {"candidates": self.pattern}
         return {"pattern": self.pattern, "words": self.words_text()}
 
     def words_text(self) -> str:
@@ -52,7 +59,11 @@ class Prompt:
         """Return an example as the pattern names its parts."""
         if not self.view:
             return example
-        return {**example, **{name: example[part] for name, part in self.view.items()}}
+        shown = {
+            name: part.format_map(example) if "{" in part else example[part]
+            for name, part in self.view.items()
+        }
+        return {**example, **shown}
 
 
 @lru_cache
@@ -71,14 +82,25 @@ def read_prompts(text: str) -> dict[str, dict[str, Prompt]]:
     found: dict[str, dict[str, Prompt]] = {}
     for task, entries in yaml.safe_load(text).items():
         for entry in entries:
-            words = {str(k): _words(v) for k, v in entry["words"].items()}
+            words = {str(k): _words(v) for k, v in entry.get("words", {}).items()}
             made = Prompt(
                 entry["name"], entry.get("pattern", ""), words, entry.get("hypothesis", ""),
-                entry.get("view", {}),
+                entry.get("view", {}), bool(entry.get("candidates")),
             )  # fmt: skip
-            check_prompt(made, task)
-            found.setdefault(task, {})[made.name] = made
+            for each in _fuzzy(made, entry["triples"]) if "triples" in entry else [made]:
+                check_prompt(each, task)
+                found.setdefault(task, {})[each.name] = each
     return found
+
+
+def _fuzzy(prompt: Prompt, triples: Iterable[Iterable[int]]) -> Iterator[Prompt]:
+    """Yield a prompt for each word set alone, and for each triple of them (numbers from 1)."""
+    sets = range(1, 1 + min(map(len, prompt.words.values())))
+    names: list[tuple[str, tuple[int, ...]]] = [(f"set-{n}", (n,)) for n in sets]
+    names += [(f"triple-{n}", tuple(triple)) for n, triple in enumerate(triples, 1)]
+    for name, numbers in names:
+        words = {k: tuple(v[n - 1] for n in numbers) for k, v in prompt.words.items()}
+        yield replace(prompt, name=f"{prompt.name}-{name}", words=words, extra=True)
 
 
 def check_prompt(prompt: Prompt, task: str) -> None:
@@ -109,31 +131,47 @@ def check_prompt(prompt: Prompt, task: str) -> None:
                 f"{where}: the pattern names {{{name}}}; it may name {{text}} and {{text_b}}: the "
                 "label and what comes of it are not to be seen"
             )
-    if hidden := {"label", "label_desc", "choice"} & set(prompt.view.values()):
+    shown = {name for part in prompt.view.values()
+             for name in (re.findall(r"\{([^{}]*)\}", part) or [part])}  # fmt: skip
+    if hidden := {"label", "label_desc", "choice"} & shown:
         raise ConfigError(f"{where}: its view shows {min(hidden)}, which gives the answer away")
 
 
-def prompt_of(task: str, name: str = "", part: str = "pattern") -> Prompt | None:
+def prompt_of(
+    task: str,
+    name: str = "",
+    parts: Sequence[str] = ("pattern",),
+    *,
+    known_elsewhere: bool = False,
+) -> Prompt | None:
     """Return a task's prompt by name, by default its first; None if the task has none.
 
     Args:
         task: The benchmark's task.
         name: The prompt's.
-        part: What it must have: ``pattern`` or ``hypothesis``.
+        parts: What it must have one of: ``pattern``, ``hypothesis`` or ``candidates``; by default
+            a prompt with an earlier one comes first.
+        known_elsewhere: Return None, too, where only other tasks have a prompt of the name.
 
     Raises:
         ConfigError: If there is no such prompt.
     """
-    known = {each: found for each, found in prompts().get(task, {}).items()
-             if part in found.options()}  # fmt: skip
+    known = {
+        each: found
+        for part in parts
+        for each, found in prompts().get(task, {}).items()
+        if part in found.options()
+    }
     if not name:
-        return next(iter(known.values()), None)
-    if name not in known:
-        raise ConfigError(
-            f'{task} has no prompt "{name}" with a {part}.{did_you_mean(name, known)} '
-            f"Known: {', '.join(known)}"
-        )
-    return known[name]
+        return next((each for each in known.values() if not each.extra), None)
+    if name in known:
+        return known[name]
+    if known_elsewhere and any(name in others for others in prompts().values()):
+        return None
+    raise ConfigError(
+        f'{task} has no prompt "{name}" with a {" or ".join(parts)}.{did_you_mean(name, known)} '
+        f"Known: {', '.join(known)}"
+    )
 
 
 def _words(value: Any) -> tuple[str, ...]:

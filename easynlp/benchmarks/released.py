@@ -17,7 +17,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from easynlp.benchmarks.encodings import plain_texts, rows_of
+from easynlp.benchmarks.encodings import plain_texts
 from easynlp.benchmarks.fewclue import (
     FEWCLUE,
     Split,
@@ -39,7 +39,6 @@ __all__ = [
     "describe",
     "digest",
     "near_rows",
-    "read_unlabelled",
     "released",
 ]  # fmt: skip
 
@@ -185,48 +184,6 @@ def check_labels(examples: Sequence[Example], path: Path) -> None:
 def _names(example: Example) -> set[str]:
     """Return how a row's label may be written: as it is, and as its description."""
     return {str(example[key]) for key in ("label", "label_desc") if example.get(key)}
-
-
-def read_unlabelled(
-    root: Path, task: str, *, drop_near: bool = False, path: Path | None = None
-) -> tuple[list[Example], int]:
-    """Read a task's unlabelled text, without what is near a test row.
-
-    Args:
-        root: Folder that holds ``fewclue_tnews`` and its like.
-        task: Key of `FEWCLUE`.
-        drop_near: Leave such rows out; otherwise they are an error.
-        path: Another file of the same columns; by default the released ``unlabeled``.
-
-    Returns:
-        The examples, without labels and without repeated texts, and how many rows of the file
-        were left out as near a test row.
-
-    Raises:
-        DataError: If the text is not there or changed, or near test rows without `drop_near`.
-    """
-    folder = root / find_suite(task).folder
-    if path is None:
-        path = find_file(folder, "unlabeled")
-        check_released(path, task)
-    test = read_split_file(find_file(folder, "test_public"), task)
-    examples = read_split_file(path, task, labelled=False)
-    texts = plain_texts(examples)
-    index = _index(tuple(plain_texts(test)))
-    near = index.find(texts)
-    if near and not drop_near:
-        raise DataError(
-            f"{len(near)} of {len(texts)} unlabelled texts are test rows, word for word or nearly "
-            f"(character 6-gram Jaccard >= {LEAST}), the first at text {near[0].text + 1}",
-            path=str(path),
-            hint="Leave them out with --drop-near-test; the report says how many.",
-        )
-    bad = {texts[each.text] for each in near}
-    kept: dict[str, list[Example]] = {}
-    for row, text in zip(rows_of(examples), texts, strict=True):
-        if text not in bad:
-            kept.setdefault(text, row)
-    return [example for row in kept.values() for example in row], len(near)
 
 
 def describe(root: Path) -> dict[str, dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Annotated
 
+from easynlp.benchmarks.names import split_names
 from easynlp.errors import ConfigError
 from easynlp.options import Range, pieces
 
@@ -24,6 +25,8 @@ FINETUNE, LP_FT, PUBLISHED = "finetune", "lp-ft", "finetune-published"
 """Before @ and a model's name: fine-tuned properly, or by the published recipe."""
 METHOD = "method:"
 """Before the name of a few-shot method."""
+ZERO_SHOT = "zero-shot"
+"""PET without a training step."""
 PREFIX = "probe:"
 """Before a model's name: not fine-tuned, but probed by logistic regression."""
 
@@ -183,10 +186,10 @@ class FewclueOptions(SplitOptions):
         """Return the contenders one by one; a comma may stand between them.
 
         Example:
-            >>> FewclueOptions(contenders=("majority,method:pet:prompt=lm-bff,x=1",)).names()
-            ['majority', 'method:pet:prompt=lm-bff,x=1']
+            >>> FewclueOptions(contenders=("majority,method:pet:prompt=lm-bff:x=1",)).names()
+            ['majority', 'method:pet:prompt=lm-bff:x=1']
         """
-        return pieces(self.contenders)
+        return split_names(self.contenders)
 
     def numbers(self) -> list[str]:
         """Return the splits one by one, few_all last.

@@ -93,7 +93,7 @@ def test_a_task_with_a_pattern_gets_that_of_the_benchmarks_task(table, tiny_fold
 
 
 def test_a_method_with_a_pattern_gets_it_and_its_own_options(table, tiny_folder, cell):
-    learn("method:own:prompt=paddle,rate=0.5", tiny_folder, cell)
+    learn("method:own:prompt=paddle:rate=0.5", tiny_folder, cell)
     assert SEEN[0]["pattern"] == prompt_of("cluewsc", "paddle").pattern
     assert SEEN[0]["rate"] == 0.5
 
@@ -146,7 +146,7 @@ def test_a_method_without_pattern_is_plain_fine_tuning_with_it(tiny_folder, cell
         ("method:pett", "unknown method"),
         ("method:r_drop:placebo=random-words", "Known: random-labels, shuffled-words"),
         ("method:r_drop:alpha", "is no OPTION=VALUE"),
-        ("method:text_classify:alpha=1", "a task alone takes prompt and placebo"),
+        ("method:text_classify:alpha=1", "a task alone takes prompt, steps and placebo"),
     ],
 )
 def test_names_that_are_wrong_say_so(name, said):

@@ -1,0 +1,139 @@
+"""A committee labels text: several models' probabilities, made comparable and put together.
+
+Models of different kinds err on different rows, so what they agree on is surer than what any of
+them is sure of. Their probabilities cannot be multiplied as they are, though: naive Bayes is sure
+of everything, a prompt without training prefers one label throughout. So each member's are first
+
+- *aligned*: multiplied by a factor for each label and normalised, so that over the unlabelled rows
+  the labels get their known shares on average (the distribution alignment of Berthelot et al.
+  2020, ReMixMatch, arXiv 1911.09785, iterated until the shares hold);
+- *tempered*: raised to the power that makes the right labels of the dev rows likeliest (Guo et al.
+  2017, arXiv 1706.04599). A member that knows nothing ends near equal chances and has no say.
+
+The vote is the normalised geometric mean. Everything is chosen on dev rows or not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from easynlp.errors import DataError
+
+__all__ = ["Calibration", "align", "label_shares", "vote"]
+
+LEAST = 1e-6
+"""Predictions have six decimals: a probability of 0 is less than that."""
+POWERS = np.geomspace(1 / 16, 8, 43)
+"""Exponents to choose among; 1 is one of them."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How one member's probabilities become comparable.
+
+    Attributes:
+        factors: Of each label, shape (labels,).
+        power: The exponent.
+
+    Example:
+        >>> pool = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]])
+        >>> found = Calibration.fit(pool, np.array([0.5, 0.5]), pool, np.array([0, 0, 1, 1]))
+        >>> found.apply(pool).argmax(1).tolist()
+        [0, 0, 1, 1]
+    """
+
+    factors: np.ndarray
+    power: float
+
+    @classmethod
+    def fit(
+        cls,
+        pool: np.ndarray,
+        shares: np.ndarray | None,
+        dev: np.ndarray,
+        gold: np.ndarray,
+    ) -> Calibration:
+        """Calibrate a member.
+
+        Args:
+            pool: Its probabilities of the unlabelled rows, shape (rows, labels).
+            shares: Known shares of the labels, shape (labels,); None leaves them alone.
+            dev: Its probabilities of labelled rows that it did not learn from.
+            gold: The numbers of their labels.
+
+        Raises:
+            DataError: If there are no such rows.
+        """
+        if not len(dev):
+            raise DataError("a committee needs labelled dev rows to compare its members on")
+        factors = np.ones(pool.shape[1]) if shares is None else align(pool, shares)
+        logs = np.log(np.maximum(dev, LEAST)) + np.log(factors)
+        losses = []
+        for power in POWERS:
+            scaled = power * logs
+            scaled = scaled - scaled.max(1, keepdims=True)
+            normal = np.log(np.exp(scaled).sum(1))
+            losses.append(float((normal - scaled[np.arange(len(gold)), gold]).mean()))
+        return cls(factors, float(POWERS[int(np.argmin(losses))]))
+
+    def apply(self, scores: np.ndarray) -> np.ndarray:
+        """Return comparable probabilities, shape (rows, labels)."""
+        logs = self.power * (np.log(np.maximum(scores, LEAST)) + np.log(self.factors))
+        return _normalised(logs)
+
+
+def align(scores: np.ndarray, shares: np.ndarray, iterations: int = 100) -> np.ndarray:
+    """Return a factor for each label so that the labels' mean probabilities are their shares.
+
+    Args:
+        scores: Probabilities, shape (rows, labels).
+        shares: What the means are to be, shape (labels,).
+        iterations: Most rounds.
+
+    Example:
+        >>> scores = np.array([[0.9, 0.1], [0.7, 0.3]])
+        >>> found = scores * align(scores, np.array([0.5, 0.5]))
+        >>> (found / found.sum(1, keepdims=True)).mean(0).round(3).tolist()
+        [0.5, 0.5]
+    """
+    solid = np.maximum(scores, LEAST)
+    factors = np.ones(scores.shape[1])
+    for _ in range(iterations):
+        scaled = solid * factors
+        means = (scaled / scaled.sum(1, keepdims=True)).mean(0)
+        factors *= shares / np.maximum(means, LEAST)
+        factors /= factors.sum()
+        if np.abs(means - shares).max() < 1e-4:
+            break
+    return factors
+
+
+def label_shares(labels: Sequence[str], names: Sequence[str]) -> np.ndarray:
+    """Return the labels' shares among rows, each row counted and each label once more.
+
+    Example:
+        >>> label_shares(["好", "好", "差"], ["好", "差"]).tolist()
+        [0.6, 0.4]
+    """
+    counts = np.array([1 + sum(each == name for each in labels) for name in names], np.float64)
+    found: np.ndarray = counts / counts.sum()
+    return found
+
+
+def vote(members: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the normalised geometric mean of members' probabilities, each (rows, labels).
+
+    Example:
+        >>> vote([np.array([[0.5, 0.5]]), np.array([[0.9, 0.1]])]).round(2).tolist()
+        [[0.75, 0.25]]
+    """
+    return _normalised(np.mean([np.log(np.maximum(each, LEAST)) for each in members], axis=0))
+
+
+def _normalised(logs: np.ndarray) -> np.ndarray:
+    found = np.exp(logs - logs.max(1, keepdims=True))
+    result: np.ndarray = found / found.sum(1, keepdims=True)
+    return result
