@@ -9,12 +9,14 @@ from typing import Any
 from rich.table import Table
 
 from easynlp.atomic import write_text
+from easynlp.benchmarks.arms import FEWER, WORSE, is_fuzzy_arm
 from easynlp.benchmarks.harness import WITHIN, reference
 from easynlp.benchmarks.models import percent
+from easynlp.benchmarks.names import placebo_of
 from easynlp.benchmarks.scores import MEANS, rank
 from easynlp.benchmarks.settings import FEW_ALL, FLOOR, is_floor
 
-__all__ = ["fewclue_page", "fewclue_table", "write_page"]
+__all__ = ["fewclue_page", "fewclue_table", "fuzzy_table", "write_page"]
 
 KEPT = "<!-- What stands below is kept when this page is written again. -->"
 
@@ -32,12 +34,13 @@ def fewclue_table(report: Mapping[str, Any]) -> Table:
     if gains:
         table.add_column(f"{against} is better by", justify="right")
     task = ""
-    for row in sorted(report["scores"], key=lambda row: rank(report["scores"], row)):
+    for row in sorted(_shown(report), key=lambda row: rank(report["scores"], row)):
         if task and row["task"] != task:
             table.add_section()
         gain = gains.get((row["contender"], row["task"]))
         cells = [
-            row["task"] if row["task"] != task else "", row["contender"], percent(row["mean"]),
+            row["task"] if row["task"] != task else "", _named(row["contender"]),
+            percent(row["mean"]),
             percent(row["half_width"]), percent(row["sd"]), str(row["runs"]),
             percent(row[FEW_ALL]), _said(row.get("reference")),
             percent(row["mean_without_near"]) if row.get("near_train") else "",
@@ -68,7 +71,7 @@ def fewclue_page(report: Mapping[str, Any], command: str) -> str:
         report: What `bench_fewclue` returned.
         command: What was typed.
     """
-    scores = report["scores"]
+    scores = _shown(report)
     tasks = list(
         dict.fromkeys(row["task"] for row in sorted(scores, key=lambda r: rank(scores, r)))
     )
@@ -82,7 +85,7 @@ def fewclue_page(report: Mapping[str, Any], command: str) -> str:
         "standard deviation over splits. A dash: not made for the task, or not run.",
         _markdown(
             ["contender", *tasks],
-            [[name, *(_score(by.get((name, task))) for task in tasks)] for name in names]
+            [[_named(name), *(_score(by.get((name, task))) for task in tasks)] for name in names]
             + [[f"*{name}*", *(_said(figures.get(task)) or "-" for task in tasks)]
                for name, figures in reference()["published"].items()],
         ),
@@ -91,10 +94,12 @@ def fewclue_page(report: Mapping[str, Any], command: str) -> str:
     if any(row[FEW_ALL] is not None for row in scores):
         parts += ["### few_all", "Five times the labels; in no mean above.", _markdown(
             ["contender", *tasks],
-            [[name, *(percent(by[name, task][FEW_ALL]) if (name, task) in by else "-"
+            [[_named(name), *(percent(by[name, task][FEW_ALL]) if (name, task) in by else "-"
                       for task in tasks)] for name in names],
         )]  # fmt: skip
     parts += _compared(report, tasks)
+    parts += _over_placebos(report, tasks)
+    parts += _fuzzy(report)
     parts += _floors(report)
     parts += _costs(report)
     parts += ["## What did not work", *_failures(report)]
@@ -132,6 +137,78 @@ def _compared(report: Mapping[str, Any], tasks: Sequence[str]) -> list[str]:
     ]  # fmt: skip
 
 
+def _over_placebos(report: Mapping[str, Any], tasks: Sequence[str]) -> list[str]:
+    rows = report.get("placebos", [])
+    if not rows:
+        return []
+    by = {(row["contender"], row["placebo"], row["task"]): row for row in rows}
+    pairs = list(dict.fromkeys((row["contender"], row["placebo"]) for row in rows))
+    return [
+        "## What methods have over their placebos",
+        "Points over the same method with its labels, words, pseudo-labels or anchors dealt out by "
+        "chance; intervals as above. What is not above 0 here is not the method's doing.",
+        _markdown(["method", "placebo", *tasks],
+                  [[*pair, *(_gain(by.get((*pair, task))) or "-" for task in tasks)]
+                   for pair in pairs]),
+    ]  # fmt: skip
+
+
+def _fuzzy(report: Mapping[str, Any]) -> list[str]:
+    rows = report.get("fuzzy", [])
+    if not rows:
+        return []
+    lines = [
+        [row["contender"], row["task"],
+         *(percent(row[arm][value]) for value in ("mean", "sd", "worst")
+           for arm in ("single", "triples")),
+         "-" if row["ratio"] is None else f"{row['ratio']:.2f}", f"{100 * row['worst_gain']:+.1f}",
+         "yes" if row["reached"] else "no"]
+        for row in rows
+    ]  # fmt: skip
+    return [
+        "## Fuzzy-PET: how far the choice of words matters",
+        f"PET with {rows[0]['single']['arms']} word sets alone, and with "
+        f"{rows[0]['triples']['arms']} triples of them, all written down beforehand. sd is the "
+        f"sample standard deviation over sets or triples; aimed at: at most {FEWER:g} of it, and a "
+        f"worst case {100 * WORSE:g} points better.",
+        _markdown(["contender", "task", *(f"{value}, {arm}" for value in ("mean", "sd", "worst")
+                                          for arm in ("single", "triples")),
+                   "sd ratio", "worst gains", "reached"], lines),
+    ]  # fmt: skip
+
+
+def fuzzy_table(report: Mapping[str, Any]) -> Table | None:
+    """Return how word sets and triples of them spread, as a table; None if none were run."""
+    if not report["fuzzy"]:
+        return None
+    table = Table(title="Fuzzy-PET: accuracy in % over word sets alone and over triples of them")
+    for heading in ("contender", "task"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("mean", "", "sd", "", "worst", "", "sd ratio", "worst gains", "reached"):
+        table.add_column(heading, justify="right")
+    table.add_row("", "", *("single", "triples") * 3)
+    for row in report["fuzzy"]:
+        table.add_row(
+            row["contender"], row["task"],
+            *(percent(row[arm][value]) for value in ("mean", "sd", "worst")
+              for arm in ("single", "triples")),
+            "" if row["ratio"] is None else f"{row['ratio']:.2f}",
+            f"{100 * row['worst_gain']:+.1f}", "yes" if row["reached"] else "no",
+        )  # fmt: skip
+    return table
+
+
+def _shown(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the scores but those of Fuzzy-PET's arms, which have a table of their own."""
+    return [row for row in report["scores"] if not is_fuzzy_arm(row["contender"])]
+
+
+def _named(name: str) -> str:
+    """Return a contender's name; a placebo arm's stands under that of its method."""
+    _, kind = placebo_of(name)
+    return f"↳ placebo {kind}" if kind else name
+
+
 def _floors(report: Mapping[str, Any]) -> list[str]:
     rows = _referred(report)
     if not rows:
@@ -153,7 +230,7 @@ def _costs(report: Mapping[str, Any]) -> list[str]:
         [row["task"], row["contender"], _said(row["parameters"]), _said(row["cpu_seconds"]),
          str(row["rows"]), str(row["classes"]), str(row["near_train"]),
          percent(row["mean"]), percent(row["mean_without_near"])]
-        for row in report["scores"] if row["task"] not in MEANS
+        for row in _shown(report) if row["task"] not in MEANS
     ]  # fmt: skip
     headings = ["task", "contender", "parameters", "CPU seconds, all cells", "test rows",
                 "classes in them", "near training rows", "mean", "mean without them"]  # fmt: skip
@@ -164,9 +241,11 @@ def _failures(report: Mapping[str, Any]) -> list[str]:
     """Say which models are below the floor, and which floors are off their reference."""
     floor = {row["task"]: row for row in report["scores"] if row["contender"] == FLOOR}
     said = []
-    for row in report["scores"]:
+    for row in _shown(report):
         own = floor.get(row["task"])
         if None in (own, row["mean"]) or is_floor(row["contender"]) or row["task"] in MEANS:
+            continue
+        if placebo_of(row["contender"])[0]:
             continue
         if own and own["mean"] is not None and row["mean"] < own["mean"]:
             said.append(

@@ -27,17 +27,19 @@ from typing import Any
 import numpy as np
 
 from easynlp.atomic import write_json
+from easynlp.benchmarks.arms import expand, fuzzy_spread, is_fuzzy_arm
 from easynlp.benchmarks.bootstrap import Scored, difference_draws, interval_of, mean_draws
 from easynlp.benchmarks.cells import find_splits, plan_cells, read_answers, run_cells
 from easynlp.benchmarks.contenders import budget_of, find
 from easynlp.benchmarks.encodings import gold_of, groups_of
 from easynlp.benchmarks.fewclue import FEWCLUE, OFFICIAL, Split, read_split_file
+from easynlp.benchmarks.names import placebo_of
 from easynlp.benchmarks.scores import FOUR, HEADLINE, MEANS, summarize
 from easynlp.benchmarks.settings import FEW_ALL, FewclueOptions
 from easynlp.benchmarks.timing import machine
 from easynlp.errors import ConfigError, DataError, did_you_mean
 
-__all__ = ["bench_fewclue", "differences", "reference", "register", "scores_of"]
+__all__ = ["bench_fewclue", "differences", "over_placebos", "reference", "register", "scores_of"]
 
 log = logging.getLogger("easynlp")
 
@@ -48,9 +50,10 @@ WITHIN = 0.5
 def bench_fewclue(options: FewclueOptions) -> dict[str, Any]:
     """Run the cells that are not done yet; return the report on all.
 
-    The report holds ``scores``, ``differences``, ``cells`` (with all answers and their SHA-256),
-    ``not_shown`` (what else the folder has cells of: contenders that were not asked for, and those
-    that were with other settings), ``skipped``,
+    The report holds ``scores``, ``differences``, ``placebos`` (what each method has over its
+    placebo arms), ``fuzzy`` (how far scores spread over label words), ``cells`` (with all answers
+    and their SHA-256), ``not_shown`` (what else the folder has cells of: contenders that were not
+    asked for, and those that were with other settings), ``skipped``,
     ``options`` and ``machine``; it is also written to ``fewclue.json``.
 
     Args:
@@ -64,8 +67,10 @@ def bench_fewclue(options: FewclueOptions) -> dict[str, Any]:
         import torch
 
         torch.set_num_threads(options.threads)
-    names = options.names()
-    against = options.against or names[-1]
+    names = expand(options.names(), placebos=options.placebos)
+    shown = [name for name in names if not is_fuzzy_arm(name)]
+    real = [name for name in shown if not placebo_of(name)[0]]
+    against = options.against or (real or names)[-1]
     if against not in names:
         raise ConfigError(
             f'--against "{against}" does not take part.{did_you_mean(against, names)} '
@@ -82,10 +87,13 @@ def bench_fewclue(options: FewclueOptions) -> dict[str, Any]:
     )
     answers = {cell["key"]: read_answers(folder, cell["key"], cell["answers_sha256"])
                for cell in cells}  # fmt: skip
+    plain = [cell for cell in cells if cell["contender"] in shown]
     report = {
         "scores": scores_of(cells),
         "against": against,
-        "differences": differences(cells, answers, splits, against, draws=options.draws),
+        "differences": differences(plain, answers, splits, against, draws=options.draws),
+        "placebos": over_placebos(plain, answers, splits, draws=options.draws),
+        "fuzzy": fuzzy_spread(cells),
         "not_shown": _not_shown(folder, names, {cell["key"] for cell in cells}),
         "skipped": skipped,
         "cells": [{**cell, "answers": answers[cell["key"]]} for cell in cells],
@@ -187,6 +195,22 @@ def differences(
     for (other, task), (mean, drawn) in of.items():
         found.append({"contender": against, "minus": other, "task": task,
                       **asdict(interval_of(mean, drawn))})  # fmt: skip
+    return found
+
+
+def over_placebos(
+    cells: Sequence[Mapping[str, Any]], answers: Mapping[str, Sequence[str]],
+    splits: Sequence[Split], *, draws: int = 10_000,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Return how much better each method is than each of its placebo arms; see `differences`."""
+    names = list(dict.fromkeys(cell["contender"] for cell in cells))
+    found: list[dict[str, Any]] = []
+    for arm in names:
+        method, kind = placebo_of(arm)
+        if method in names:
+            pair = [cell for cell in cells if cell["contender"] in (method, arm)]
+            rows = differences(pair, answers, splits, method, draws=draws)
+            found += [{**row, "placebo": kind} for row in rows]
     return found
 
 

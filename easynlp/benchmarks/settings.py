@@ -140,8 +140,10 @@ class FewclueOptions(SplitOptions):
 
     contenders: tuple[str, ...] = ("chance", "majority", "floor", "finetune-published", "finetune")
     """Who takes part: floors (floor is the one of each task; chance, majority, tfidf-svm …),
-    finetune-published (FewCLUE's 3 epochs), finetune (trained properly), method:NAME (a few-shot
-    method), probe:MODEL, or your own as package.module:Name. Behind @ another model."""
+    finetune-published (FewCLUE's 3 epochs), finetune (trained properly), lp-ft, method:NAME (a
+    few-shot method), zero-shot, fuzzy-pet, probe:MODEL, knn, centroid, over unlabelled text
+    self-training, committee and ipet, or your own as package.module:Name. Behind colons options
+    (method:pet:prompt=lm-bff:alpha=1e-4), behind @ another model."""
     model: str = "tiny-zh"
     """The model of contenders that name none."""
     against: str = ""
@@ -158,6 +160,8 @@ class FewclueOptions(SplitOptions):
     drop_near_test: bool = False
     """Leave out unlabelled texts that are test rows, word for word or nearly, and say how many;
     without it such text is refused."""
+    placebos: bool = False
+    """Run every method's placebo arms too: shuffled labels and words, random pseudo-labels."""
     draws: Annotated[int, Range(100)] = 10_000
     """Draws of the bootstrap."""
     output: str = "runs/bench-fewclue"

@@ -138,7 +138,7 @@ def _models(options: ModelsOptions) -> None:
 
 def _fewclue(options: FewclueOptions) -> None:
     prepare_process(options.threads)
-    from easynlp.benchmarks.fewclue_page import fewclue_table, write_page
+    from easynlp.benchmarks.fewclue_page import fewclue_table, fuzzy_table, write_page
     from easynlp.benchmarks.harness import bench_fewclue
 
     report = bench_fewclue(options)
@@ -148,6 +148,8 @@ def _fewclue(options: FewclueOptions) -> None:
         say_json(report)
     else:
         say_table(fewclue_table(report))
+        if (fuzzy := fuzzy_table(report)) is not None:
+            say_table(fuzzy)
 
 
 def _masked(options: MaskedOptions) -> None:
