@@ -73,7 +73,8 @@ class Nearest:
         centre = encoder.features(train)["mean"].mean(0)
 
         def vectors(texts: Sequence[str]) -> np.ndarray:
-            return encoder.features([known[text] for text in texts])["mean"] - centre
+            found: np.ndarray = encoder.features([known[text] for text in texts])["mean"] - centre
+            return found
 
         assert self.kind in ("knn", "centroid")
         model = VectorClassifier(
