@@ -5,7 +5,7 @@ them is sure of. Their probabilities cannot be multiplied as they are, though: n
 of everything, a prompt without training prefers one label throughout. So each member's are first
 
 - *aligned*: multiplied by a factor for each label and normalised, so that over the unlabelled rows
-  the labels get their known shares on average (the distribution alignment of Berthelot et al.
+  the labels get the shares expected of them on average (the distribution alignment of Berthelot et al.
   2020, ReMixMatch, arXiv 1911.09785, iterated until the shares hold);
 - *tempered*: raised to the power that makes the right labels of the dev rows likeliest (Guo et al.
   2017, arXiv 1706.04599). A member that knows nothing ends near equal chances and has no say.
@@ -60,7 +60,7 @@ class Calibration:
 
         Args:
             pool: Its probabilities of the unlabelled rows, shape (rows, labels).
-            shares: Known shares of the labels, shape (labels,); None leaves them alone.
+            shares: Expected shares of the labels, shape (labels,); None leaves them alone.
             dev: Its probabilities of labelled rows that it did not learn from.
             gold: The numbers of their labels.
 
@@ -112,15 +112,18 @@ def align(scores: np.ndarray, shares: np.ndarray, iterations: int = 100) -> np.n
 
 
 def label_shares(labels: Sequence[str], names: Sequence[str]) -> np.ndarray:
-    """Return the labels' shares among rows, each row counted and each label once more.
+    """Return what to believe of the labels' shares: halfway from those of rows to equal ones.
+
+    A few dozen rows tell shares to ten points at best, and to align to wrong ones costs as much as
+    it gains.
 
     Example:
-        >>> label_shares(["好", "好", "差"], ["好", "差"]).tolist()
-        [0.6, 0.4]
+        >>> label_shares(["好", "好", "好", "差"], ["好", "差"]).tolist()
+        [0.625, 0.375]
     """
-    counts = np.array([1 + sum(each == name for each in labels) for name in names], np.float64)
-    found: np.ndarray = counts / counts.sum()
-    return found
+    counts = np.array([sum(each == name for each in labels) for name in names], np.float64)
+    found: np.ndarray = (counts / max(1, len(labels)) + 1 / len(names)) / 2
+    return found / found.sum()
 
 
 def vote(members: Sequence[np.ndarray]) -> np.ndarray:
