@@ -5,8 +5,8 @@ them is sure of. Their probabilities cannot be multiplied as they are, though: n
 of everything, a prompt without training prefers one label throughout. So each member's are first
 
 - *aligned*: multiplied by a factor for each label and normalised, so that over the unlabelled rows
-  the labels get the shares expected of them on average (the distribution alignment of Berthelot et al.
-  2020, ReMixMatch, arXiv 1911.09785, iterated until the shares hold);
+  the labels get the shares expected of them on average (the distribution alignment of Berthelot
+  et al. 2020, ReMixMatch, arXiv 1911.09785, iterated until the shares hold);
 - *tempered*: raised to the power that makes the right labels of the dev rows likeliest (Guo et al.
   2017, arXiv 1706.04599). A member that knows nothing ends near equal chances and has no say.
 
@@ -122,8 +122,9 @@ def label_shares(labels: Sequence[str], names: Sequence[str]) -> np.ndarray:
         [0.625, 0.375]
     """
     counts = np.array([sum(each == name for each in labels) for name in names], np.float64)
-    found: np.ndarray = (counts / max(1, len(labels)) + 1 / len(names)) / 2
-    return found / found.sum()
+    mixed = counts / max(1, len(labels)) + 1 / len(names)
+    found: np.ndarray = mixed / mixed.sum()
+    return found
 
 
 def vote(members: Sequence[np.ndarray]) -> np.ndarray:
