@@ -214,7 +214,7 @@ def _plan(config: FewShotConfig) -> tuple[TrainConfig, ClassifyConfig]:
         eval_every=max(1, config.steps // config.evaluations), precision=config.precision,
         device=config.device, threads=config.threads, seed=config.seed, **reading,
     )  # fmt: skip
-    return base, ClassifyConfig(max_length=config.max_length)
+    return base, ClassifyConfig(max_length=config.max_length, pooling=config.pooling)
 
 
 def _self_training(config: FewShotConfig) -> SelfTrainingOptions:

@@ -32,7 +32,7 @@ from easynlp.fewshot.verbalizer import Verbalizer
 from easynlp.options import Range
 from easynlp.tasks.base import Batch, Example, Features, Field, Prediction
 from easynlp.tasks.inputs import pad_rows, text_of
-from easynlp.tasks.labels import label_of, labelled_head
+from easynlp.tasks.labels import Pooling, label_of, pooled_head
 from easynlp.tasks.text_classify import LABEL, TEXT, TEXT_B, ClassifyConfig, TextClassify
 from easynlp.text.tokenizer import Tokenizer
 
@@ -61,6 +61,8 @@ class EntailmentConfig:
     """Wrong descriptions a row is trained on in an epoch, drawn anew each time; 0: all."""
     max_length: Annotated[int, Range(8)] = 128
     """Most tokens of a text and a description together; the text is cut."""
+    pooling: Pooling = "auto"
+    """What the head reads: the first token, or the mean of all; see text_classify."""
     labels: tuple[str, ...] = ()
     """All labels, in order; learned from the training data."""
 
@@ -197,11 +199,13 @@ class Entailment:
         return len(batch["input_ids"])
 
     def build(self, backbone: Backbone) -> torch.nn.Module:
-        """Return the backbone with a head of two outputs."""
-        return labelled_head(
-            backbone, self.architecture, ANSWERS, self.config.max_length,
+        """Return the backbone with a head of two outputs; `config` learns which pooling it has."""
+        model, pooling = pooled_head(
+            backbone, self.architecture, ANSWERS, self.config.max_length, self.config.pooling,
             problem_type="single_label_classification",
         )  # fmt: skip
+        self.config = replace(self.config, pooling=pooling)
+        return model
 
     def loss(self, output: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return the cross entropy summed over pairs."""
@@ -313,7 +317,10 @@ def _config_of(task: Any) -> EntailmentConfig:
     if isinstance(task, Entailment):
         return task.config
     if isinstance(task, TextClassify) and not task.config.multi_label and not task.config.pair:
-        return EntailmentConfig(max_length=task.config.max_length, labels=task.config.labels)
+        return EntailmentConfig(
+            max_length=task.config.max_length, pooling=task.config.pooling,
+            labels=task.config.labels,
+        )  # fmt: skip
     raise ConfigError("efl is for text_classify with one text and one label a row")
 
 

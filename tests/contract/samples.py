@@ -49,7 +49,10 @@ REVIEW_ROWS = [{"text": text, "label": label} for text, label in REVIEWS]
 TOPICS = ["卫生", "服务|差评", "早餐|位置", "", "服务", "差评", "位置", "差评|卫生"]
 
 SAMPLES = {
-    "text_classify": Sample("text_classify", REVIEW_ROWS, {"max_length": 32}),
+    "text_classify": Sample("text_classify", REVIEW_ROWS, {"max_length": 32, "pooling": "first"}),
+    "text_classify, mean": Sample(
+        "text_classify", REVIEW_ROWS, {"max_length": 32, "pooling": "mean"}
+    ),
     "text_classify, pairs": Sample(
         "text_classify",
         [

@@ -44,7 +44,8 @@ def test_examples_run(module):
 def test_a_fitted_head_answers_as_logistic_regression_does(tiny_backbone, labels):
     rows = [{"text": text, "label": str(i % labels)} for i, text in enumerate(TEXTS)]
     kind = find_task("text_classify")
-    task = kind.prepare(kind.Config(max_length=32), tiny_backbone.tokenizer, rows)
+    config = kind.Config(max_length=32, pooling="first")
+    task = kind.prepare(config, tiny_backbone.tokenizer, rows)
     torch.manual_seed(0)
     model = task.build(plain(tiny_backbone, 0.5)).train()
     source = EncodedRows.of(task.encode_batch(rows))
