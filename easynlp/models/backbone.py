@@ -165,7 +165,7 @@ class Backbone:
     def sentence_pooling(self) -> str | None:
         """Return how a sentence-transformers folder makes a sentence's vector.
 
-        That is ``mean``, ``cls`` or another word; None if the folder is not one, or says nothing of it.
+        That is ``mean``, ``cls`` or another word; None if the folder is none or does not say.
 
         Raises:
             ModelError: If its files are damaged.
