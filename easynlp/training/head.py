@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from easynlp.data.sampling import Source, micro_batches
-from easynlp.errors import MissingExtra, ModelError
+from easynlp.errors import ConfigError, MissingExtra, ModelError
 from easynlp.models.heads import MeanPooled
 from easynlp.tasks.base import Task
 
@@ -43,6 +43,9 @@ class Probe:
         plan: Its model is on its device.
         source: Training rows.
         score: Scores on dev as the model stands; None without dev.
+
+    Raises:
+        ConfigError: If it is to be first and no term trains the head.
     """
 
     def __init__(
@@ -53,7 +56,12 @@ class Probe:
         source: Source,
         score: Callable[[], Mapping[str, float]] | None,
     ) -> None:
-        self.when = "after" if plan.vectors_only and when in ("no", "first") else when
+        if plan.vectors_only and when == "first":
+            raise ConfigError(
+                "--probe first trains on from a fitted head, and this --method trains no head: it "
+                "is fitted to the tuned encoder at the end. Leave --probe out"
+            )
+        self.when = "after" if plan.vectors_only and when == "no" else when
         self.strength, self.plan, self.source, self.score = strength, plan, source, score
         self._first: tuple[float, dict[str, torch.Tensor]] | None = None
 

@@ -133,6 +133,14 @@ def test_a_probe_first_is_never_worse_than_the_probe_on_dev(go, reviews_file):
     assert tuned.predict(texts)[0]["scores"] != only.predict(texts)[0]["scores"]
 
 
+def test_a_probe_first_of_a_head_that_is_not_trained_is_refused(go, tmp_path):
+    with pytest.raises(ConfigError, match="Leave --probe out"):
+        go("first", probe="first", method=["setfit"])
+    assert not (tmp_path / "first").exists()
+    for probe in ("no", "after"):
+        assert go(probe, probe=probe, method=["setfit"], epochs=1.0).meta["best_step"] == 3
+
+
 def test_a_probe_after_fits_what_was_trained(go, tmp_path, reviews_file):
     after = go("after", probe="after", dev=str(reviews_file))
     model, task = after.model.model, after.task
