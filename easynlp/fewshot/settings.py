@@ -68,7 +68,7 @@ class FewShotConfig(DataOptions, SelfTrainingOptions):
     steps: Count = 100
     """Optimizer steps of every try."""
     evaluations: Count = 10
-    """Checkpoints of a try among which dev chooses."""
+    """Most looks at dev in a try: checkpoints, times the ways to read one, and a probe before."""
     batch_size: Count = 16
     """Rows of one optimizer step."""
     max_length: Annotated[int, Range(8)] = 128
