@@ -8,7 +8,9 @@ Text Classification" (EMNLP 2021), in two phases, each a plain `run.train`:
    vector, a = `own_label` and c the centres (means of the vectors of a set and label),
    ``s = a x -|h - c of its own set| + (1 - a) x the mean over other sets of -|h - c|``, and the
    weights are the softmax of s over all rows, times their number.
-2. The model goes on with the target's rows alone, its soft tokens free from there.
+2. The model goes on with the target's rows alone, its soft tokens free from there. With few rows
+   that may undo what the other sets taught, so the first phase's model stays the answer if no
+   checkpoint of the second is better on dev; either way the run is one of prompt_classify.
 
 Deviations: vectors and centres are the pre-trained encoder's (the mean of its tokens), computed
 once, and the softmax is over all rows, not over a batch: so weights depend neither on how a step is
@@ -113,8 +115,8 @@ def transprompt(config: TrainConfig, options: TransPromptOptions) -> Pipeline:
                 f"unseen={str(options.unseen).lower()}",),
     )  # fmt: skip
     crossed = CrossConfig(**asdict(prompt), sets=1 + len(options.others), entropy=options.entropy)
-    meta = _train(first, crossed)
-    report["first"] = meta.meta.get("scores", {})
+    first_phase = _train(first, crossed)
+    report["first"] = first_phase.meta.get("scores", {})
     second = replace(
         plain, task="prompt_classify", model=str(home / "first"), output=str(home / "second"),
         train=str(home / "train.jsonl"), dev=dev,
@@ -123,11 +125,22 @@ def transprompt(config: TrainConfig, options: TransPromptOptions) -> Pipeline:
     )  # fmt: skip
     found = _train(second, prompt)
     report["second"] = found.meta.get("scores", {})
-    copy_run(home / "second", folder)
-    kept = {key: found.meta[key] for key in ("columns", "scores", "best_step")}
+    scores = [report[phase].get("dev", {}).get(found.task.metric) for phase in ("first", "second")]
+    stays = scores[0] is not None and scores[0] >= scores[1]
+    chosen, meta = ("first", first_phase.meta) if stays else ("second", found.meta)
+    if stays:
+        log.info("the second phase is no better on dev than the first (%.4f): it stays", scores[0])
+    report["chosen"] = chosen
+    copy_run(home / chosen, folder)
+    kept = {key: meta[key] for key in ("columns", "scores", "best_step")}
     save_meta(folder, make_meta(found.task, **kept, base_model=config.model))
+    pipeline = Pipeline.load(folder, backend="torch")
+    if stays and "test" in splits:
+        kept["scores"] = {**kept["scores"], "test": pipeline.evaluate(splits["test"])}
+        save_meta(folder, make_meta(found.task, **kept, base_model=config.model))
+        pipeline = Pipeline.load(folder, backend="torch")
     write_json(folder / REPORT, report)
-    return Pipeline.load(folder, backend="torch")
+    return pipeline
 
 
 def prototype_weights(

@@ -187,6 +187,21 @@ def test_a_call_leaves_a_run_of_the_target(config, tmp_path):
     assert [p["label"] for p in exported] == [p["label"] for p in pipeline.predict(TEXTS)]
 
 
+def test_the_first_phase_stays_if_the_second_is_no_better_on_dev(config, tmp_path):
+    still = replace(config, lr=1e-9, epochs=1.0)
+    pipeline = transprompt(still, options_of(tmp_path, first_epochs=1.0))
+    report = json.loads((tmp_path / "run" / "transprompt.json").read_text("utf-8"))
+    assert report["chosen"] == "first"
+    assert pipeline.meta["task"] == "prompt_classify"
+    assert set(pipeline.meta["scores"]) == {"dev", "test"}
+    first = Pipeline.load(tmp_path / "run/phases/first", backend="torch")
+    assert pipeline.predict(TEXTS) == first.predict(TEXTS)
+    blind = replace(still, dev=None, output=str(tmp_path / "blind"))
+    transprompt(blind, options_of(tmp_path, first_epochs=1.0))
+    report = json.loads((tmp_path / "blind" / "transprompt.json").read_text("utf-8"))
+    assert report["chosen"] == "second"
+
+
 def test_placebos_and_a_target_that_is_not_seen(config, tmp_path):
     weights = {}
     for kind in ("prototypes", "uniform", "shuffled"):
