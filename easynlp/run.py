@@ -23,6 +23,7 @@ from easynlp.models.backbone import Backbone
 from easynlp.models.runtime import TorchModel
 from easynlp.pipeline import Pipeline, make_meta, save_meta
 from easynlp.tasks import find_task
+from easynlp.tasks.base import MakesRows
 from easynlp.training.depth import freeze
 from easynlp.training.folder import check_folder, claim_folder, save_weights
 from easynlp.training.head import Probe
@@ -75,7 +76,7 @@ def train(config: TrainConfig, task_config: Any = None) -> Pipeline:
     torch.manual_seed(config.seed)
     plan = Plan(
         data.task, data.task.build(backbone), (task_term(data.task),), backbone,
-        getattr(data.task, "training_rows", None),
+        data.task.training_rows if isinstance(data.task, MakesRows) else None,
     )  # fmt: skip
     plan = apply_methods(plan, config.method)
     freeze(plan.model, config.freeze_layers, embeddings=config.freeze_embeddings)

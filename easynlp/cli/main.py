@@ -32,6 +32,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "models unpack": ("easynlp.cli.models:unpack", "Write a model as a plain folder."),
     "models pack": ("easynlp.cli.models:pack", "Write a model with int8 rows."),
     "prompt check": ("easynlp.cli.prompt:check", "Say which pattern of a prompt works best."),
+    "prompt ipet": ("easynlp.cli.prompt:ipet", "Train with several patterns and plain text."),
+    "prompt transprompt": (
+        "easynlp.cli.prompt:transprompt",
+        "Learn a prompt on several labelled sets.",
+    ),
     "corpus build": ("easynlp.cli.corpus:build", "Clean, filter, de-duplicate, tokenize text."),
     "bench speed": ("easynlp.cli.bench:speed", "Time training and prediction beside transformers."),
     "bench pretrain": ("easynlp.cli.bench:pretrain", "Time pre-training beside transformers."),

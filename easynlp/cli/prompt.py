@@ -1,4 +1,4 @@
-"""``easynlp prompt check``: can the model fill holes, and which pattern suits the task?"""
+"""``easynlp prompt``: which pattern suits the task, and prompts that take several trainings."""
 
 from __future__ import annotations
 
@@ -11,9 +11,15 @@ from easynlp.cli.output import say, say_json, say_table
 from easynlp.cli.train import prepare_process
 from easynlp.config import DataOptions
 from easynlp.errors import GateError
-from easynlp.fewshot.prompt_settings import PromptCheckOptions
+from easynlp.fewshot.prompt_settings import (
+    IpetOptions,
+    PromptCheckOptions,
+    PromptTraining,
+    TransPromptOptions,
+)
+from easynlp.tasks.text_classify import ClassifyConfig
 
-__all__ = ["check"]
+__all__ = ["check", "ipet", "transprompt"]
 
 
 def check(tokens: Sequence[str]) -> Command:
@@ -25,6 +31,52 @@ def check(tokens: Sequence[str]) -> Command:
         after='Example: easynlp prompt check --model tiny-zh --dev dev.jsonl --words "1=好;0=差" '
         '--pattern "{text}。总之很[MASK]。" --pattern "总体来说很[MASK]。{text}"',
     )  # fmt: skip
+
+
+def ipet(tokens: Sequence[str]) -> Command:
+    """Make the command."""
+    return Command(
+        "prompt ipet",
+        "Train a model for each of several patterns, and one classifier on what they say together.",
+        (PromptTraining, IpetOptions, ClassifyConfig), _ipet, recipe=True,
+        titles={PromptTraining: "Training", IpetOptions: "Patterns", DataOptions: "Data",
+                ClassifyConfig: "Classifier"},
+        after='Example: easynlp prompt ipet --train few.jsonl --unlabeled pool.jsonl --patterns '
+        '"{text}。总之很[MASK]。" --patterns "总体来说很[MASK]。{text}" --words "好评=好;差评=差" '
+        "--output runs/x",
+    )  # fmt: skip
+
+
+def transprompt(tokens: Sequence[str]) -> Command:
+    """Make the command."""
+    return Command(
+        "prompt transprompt",
+        "Learn a prompt on several similar labelled sets, then on the training data alone.",
+        (PromptTraining, TransPromptOptions), _transprompt, recipe=True,
+        titles={PromptTraining: "Training", TransPromptOptions: "Prompts", DataOptions: "Data"},
+        after="Example: easynlp prompt transprompt --train hotels.jsonl --others books.jsonl "
+        '--pattern "[PRO]*4{text}。总之很[MASK]。" --words "好评=好;差评=差" --output runs/x',
+    )  # fmt: skip
+
+
+def _ipet(config: PromptTraining, options: IpetOptions, own: ClassifyConfig) -> None:
+    prepare_process(config.threads)
+    from easynlp.fewshot.ipet import ipet as train
+
+    _say_run(train(config.plain(), options, own).meta, config.output)
+
+
+def _transprompt(config: PromptTraining, options: TransPromptOptions) -> None:
+    prepare_process(config.threads)
+    from easynlp.fewshot.transprompt import transprompt as train
+
+    _say_run(train(config.plain(), options).meta, config.output)
+
+
+def _say_run(meta: Mapping[str, Any], folder: str) -> None:
+    for split, scores in meta.get("scores", {}).items():
+        say(f"{split}  " + "  ".join(f"{name} {value:.4f}" for name, value in scores.items()))
+    say(folder)
 
 
 def _check(options: PromptCheckOptions, output: JsonOption) -> None:

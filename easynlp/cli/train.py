@@ -100,7 +100,7 @@ def _fewshot(config: FewShotConfig) -> None:
                 "": "*" if each == choice.chosen else "", "way": each.way, "detail": each.detail,
                 "dev": f"{each.dev:.4f}" if not each.note else "-",
                 "log-probability": f"{each.surety:.3f}" if not each.note else "-",
-                "seconds": each.seconds, "note": each.note,
+                "looks": each.looks, "seconds": each.seconds, "note": each.note,
             }
             for each in choice.tries
         ]

@@ -1,13 +1,15 @@
 """Which way to train? Try several with the same budget, compare them on dev, keep one, say why.
 
 Every try is a plain `run.train` of the same model with the same number of optimizer steps, the
-same learning rates and the same number of looks at dev. The best dev score wins; equal ones are
-told apart by the dev rows' mean log-probability of the right label, and then the simpler way
-wins, which is the one further up in `WAYS`. With unlabelled text the winner then labels it and
-learns on (`easynlp.fewshot.self_training`), and stays as it was if that is no better on dev.
+same learning rates and at most the same number of looks at dev (`budget_of`). The best dev score
+wins; equal ones are told apart by the dev rows' mean log-probability of the right label, and then
+the simpler way wins, which is the one further up in `WAYS`. With unlabelled text the winner then
+labels it and learns on (`easynlp.fewshot.self_training`), and stays as it was if that is no better
+on dev.
 
 A dev file of a few dozen rows is a coarse judge: the report has the 95 % interval of the best score
-and how many dev rows the winner is ahead of the next way, and says when that is within chance.
+and a test of its lead over the next way (`easynlp.fewshot.verdict`), and says when it is within
+chance.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import math
 import time
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +30,10 @@ from easynlp.config import DataOptions, TrainConfig, to_yaml
 from easynlp.dataset import read_all
 from easynlp.errors import ConfigError, ModelError, RunError, did_you_mean
 from easynlp.fewshot.baselines import NaiveBayesEM, SelfTrainedLinear
+from easynlp.fewshot.cp_tuning import INFERENCES
 from easynlp.fewshot.self_training import copy_run, read_pool, self_train
 from easynlp.fewshot.settings import FewShotConfig, SelfTrainingOptions
+from easynlp.fewshot.verdict import Choice, Try, best_of, explain
 from easynlp.options import pieces
 from easynlp.pipeline import META, Pipeline, make_meta, save_meta
 from easynlp.tasks.base import Example
@@ -37,7 +41,7 @@ from easynlp.tasks.labels import label_of
 from easynlp.tasks.text_classify import ClassifyConfig, TextClassify
 from easynlp.training.folder import check_folder, claim_folder
 
-__all__ = ["WAYS", "Choice", "Try", "choose", "explain"]
+__all__ = ["WAYS", "Choice", "Try", "budget_of", "choose", "explain"]
 
 log = logging.getLogger("easynlp")
 RECIPE, REPORT, TRIED = "fewshot", "fewshot.json", "tried"
@@ -54,39 +58,6 @@ WAYS: dict[str, Mapping[str, Any]] = {
 UNLABELED = "self_training"
 NEVER = -1e9
 """Surety of what could not be tried."""
-
-
-@dataclass(frozen=True)
-class Try:
-    """One way, tried.
-
-    Attributes:
-        way: Key of `WAYS`, `UNLABELED`, or a baseline, which is for comparison only.
-        detail: Learning rate and pattern.
-        dev: Score on dev: accuracy.
-        surety: Mean log-probability of the right labels of dev.
-        seconds: What training and looking at dev took.
-        note: Why it was not to be had, if it was not.
-        folder: Its run, below the output folder; empty for baselines.
-    """
-
-    way: str
-    detail: str
-    dev: float
-    surety: float
-    seconds: float
-    note: str = ""
-    folder: str = ""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What was tried, what was chosen, and why."""
-
-    tries: Sequence[Try]
-    chosen: Try
-    why: str
-    scores: Mapping[str, Mapping[str, float]]
 
 
 def choose(config: FewShotConfig) -> Choice:
@@ -129,7 +100,7 @@ def choose(config: FewShotConfig) -> Choice:
     (folder / TRIED).mkdir(exist_ok=True)
     texts = [] if pool is None else [str(each["text"]) for each in pool.examples]
     tries = [
-        _try(name, changes, detail, base, own, examples["dev"], folder)
+        _try(name, changes, detail, base, own, examples["dev"], folder, config.evaluations)
         for name, changes, detail in ways
     ]
     runs = [each for each in tries if each.folder and not each.note]
@@ -137,11 +108,13 @@ def choose(config: FewShotConfig) -> Choice:
         raise ConfigError(
             "no way could be tried:\n" + "\n".join(f"{t.way}: {t.note}" for t in tries)
         )
-    best = _best(runs)
+    best = best_of(runs)
     if pool is not None and UNLABELED in (config.ways or (UNLABELED,)):
-        more = _self_train(best, ways, base, own, options, examples["dev"], folder)
+        more = _self_train(
+            best, ways, base, own, options, examples["dev"], folder, config.evaluations
+        )
         tries.append(more)
-        best = _best([best, more])
+        best = best_of([best, more])
     tries = [*_baselines(examples, texts), *tries]
     why = explain(tries, best, len(examples["dev"]))
     copy_run(folder / best.folder, folder)
@@ -157,52 +130,30 @@ def choose(config: FewShotConfig) -> Choice:
     return choice
 
 
-def explain(tries: Sequence[Try], best: Try, rows: int) -> str:
-    """Return in words why a try was chosen, and how far that can be believed.
+def budget_of(way: Mapping[str, Any], steps: int, evaluations: int) -> tuple[int, int]:
+    """Return the steps from one evaluation of a way to the next, and how often dev is looked at.
+
+    A way that has other looks than its checkpoints has the fewer of them: the probe before
+    training counts as one, and each way of reading a checkpoint.
 
     Args:
-        tries: All of them.
-        best: The one chosen.
-        rows: Rows of dev.
+        way: What the way sets.
+        steps: Optimizer steps.
+        evaluations: Looks at dev that a try may have.
 
     Example:
-        >>> tries = [Try("probe", "", 0.75, -0.6, 1), Try("lp_ft", "lr 1e-4", 0.8125, -0.5, 9)]
-        >>> explain(tries, tries[1], 32)
-        'lp_ft (lr 1e-4): 0.812 on 32 dev rows (95 % interval 0.647 to 0.911), 2 rows ahead of \
-probe, which may well be chance'
+        >>> budget_of({}, 100, 10), budget_of({"probe": "first"}, 100, 10)
+        ((10, 10), (12, 10))
+        >>> budget_of({"method": ("cp_tuning",)}, 100, 10), budget_of({"probe": "only"}, 100, 10)
+        ((34, 9), (100, 1))
     """
-    low, high = _interval(best.dev, rows)
-    detail = f" ({best.detail})" if best.detail else ""
-    told = (
-        f"{best.way}{detail}: {best.dev:.3f} on {rows} dev rows "
-        f"(95 % interval {low:.3f} to {high:.3f})"
-    )
-    others = [each for each in tries if each.way != best.way and not each.note]
-    if not others:
-        return f"{told}; nothing else was tried"
-    next_best = _best(others)
-    ahead = round((best.dev - next_best.dev) * rows)
-    if ahead < 0:
-        return f"{told}, {-ahead} rows behind {next_best.way}, which makes no run folder"
-    if ahead == 0:
-        how = "by surer answers" if best.surety > next_best.surety else "as the simpler way"
-        return f"{told}, as {next_best.way}; chosen {how}"
-    # A sign test needs 6 discordant rows, all one way, for p < 0.05.
-    chance = ", which may well be chance" if ahead < 6 else ""
-    return f"{told}, {ahead} rows ahead of {next_best.way}{chance}"
-
-
-def _interval(share: float, rows: int) -> tuple[float, float]:
-    """Return Wilson's 95 % interval of a share."""
-    z = 1.959964
-    middle = (share + z * z / (2 * rows)) / (1 + z * z / rows)
-    half = z / (1 + z * z / rows) * math.sqrt(share * (1 - share) / rows + (z / (2 * rows)) ** 2)
-    return middle - half, middle + half
-
-
-def _best(tries: Sequence[Try]) -> Try:
-    """Return the best on dev, then the surest, then the first."""
-    return max(tries, key=lambda each: (each.dev, round(each.surety, 6)))
+    if way.get("probe") == "only":
+        return steps, 1
+    extra = int(way.get("probe") == "first")
+    readings = len(INFERENCES) if "cp_tuning" in way.get("method", ()) else 1
+    wanted = max(1, (evaluations - extra) // readings)
+    every = -(-steps // wanted)
+    return every, -(-steps // every) * readings + extra
 
 
 def _plan(config: FewShotConfig) -> tuple[TrainConfig, ClassifyConfig]:
@@ -211,10 +162,10 @@ def _plan(config: FewShotConfig) -> tuple[TrainConfig, ClassifyConfig]:
     base = TrainConfig(
         task="text_classify", train=config.train, dev=config.dev, output=config.output,
         model=config.model, steps=config.steps, batch_size=config.batch_size,
-        eval_every=max(1, config.steps // config.evaluations), precision=config.precision,
+        precision=config.precision,
         device=config.device, threads=config.threads, seed=config.seed, **reading,
     )  # fmt: skip
-    return base, ClassifyConfig(max_length=config.max_length)
+    return base, ClassifyConfig(max_length=config.max_length, pooling=config.pooling)
 
 
 def _self_training(config: FewShotConfig) -> SelfTrainingOptions:
@@ -258,7 +209,7 @@ def _ways(config: FewShotConfig) -> list[tuple[str, dict[str, Any], str]]:
 
 def _try(
     name: str, changes: Mapping[str, Any], detail: str, base: TrainConfig, own: ClassifyConfig,
-    dev: Sequence[Example], folder: Path,
+    dev: Sequence[Example], folder: Path, evaluations: int,
 ) -> Try:  # fmt: skip
     """Train one way, or read how it did; a way that does not fit the model is noted, not raised."""
     place = f"{TRIED}/{_slug(name, detail)}"
@@ -267,11 +218,13 @@ def _try(
         return Try(**json.loads(notes.read_text(encoding="utf-8")))
     log.info("%s %s", name, detail)
     started = time.perf_counter()
-    config = replace(base, **changes, output=str(home), resume=(home / "train.yaml").is_file())
+    every, looks = budget_of(changes, base.steps, evaluations)
+    config = replace(base, **changes, output=str(home), eval_every=every,
+                     resume=(home / "train.yaml").is_file())  # fmt: skip
     try:
         if not (home / META).is_file():
             run.train(config, own)
-        found = _judged(name, detail, home, dev, started, place)
+        found = _judged(name, detail, home, dev, started, place, looks)
     except (ConfigError, ModelError, RunError) as error:
         found = Try(name, detail, 0.0, NEVER, 0.0, note=str(error).splitlines()[0])
     log.info("  dev %.4f  %.1f s  %s", found.dev, found.seconds, found.note)
@@ -282,6 +235,7 @@ def _try(
 def _self_train(
     best: Try, ways: Sequence[tuple[str, dict[str, Any], str]], base: TrainConfig,
     own: ClassifyConfig, options: SelfTrainingOptions, dev: Sequence[Example], folder: Path,
+    evaluations: int,
 ) -> Try:  # fmt: skip
     """Let the best way learn from unlabelled text, or read how it did."""
     place = f"{TRIED}/{UNLABELED}"
@@ -291,26 +245,44 @@ def _self_train(
     changes = next(set_ for name, set_, detail in ways
                    if (name, detail) == (best.way, best.detail))  # fmt: skip
     started = time.perf_counter()
+    every, looks = budget_of(changes, base.steps, evaluations)
     config = replace(
-        base, **changes, output=str(home), resume=(home / "self_training.yaml").is_file()
-    )
+        base, **changes, output=str(home), eval_every=every,
+        resume=(home / "self_training.yaml").is_file(),
+    )  # fmt: skip
     self_train(config, options, own)
     detail = ", ".join(filter(None, [best.way, best.detail]))
-    found = _judged(UNLABELED, detail, home, dev, started, place)
+    rounds = len(json.loads((home / "self_training.json").read_text(encoding="utf-8"))["rounds"])
+    found = _judged(UNLABELED, detail, home, dev, started, place, rounds * looks)
     write_json(notes, asdict(found))
     return found
 
 
 def _judged(
-    way: str, detail: str, home: Path, dev: Sequence[Example], started: float, place: str
+    way: str,
+    detail: str,
+    home: Path,
+    dev: Sequence[Example],
+    started: float,
+    place: str,
+    looks: int,
 ) -> Try:
     """Score a run on dev."""
     answers = Pipeline.load(home, backend="torch").predict(list(dev))
     gold = [label_of(each["label"]) for each in dev]
-    right = sum(a["label"] == g for a, g in zip(answers, gold, strict=True))
+    right = "".join(str(int(a["label"] == g)) for a, g in zip(answers, gold, strict=True))
     sure = sum(math.log(max(a["scores"][g], 1e-6)) for a, g in zip(answers, gold, strict=True))
     seconds = time.perf_counter() - started
-    return Try(way, detail, right / len(gold), sure / len(gold), seconds, folder=place)
+    return Try(
+        way,
+        detail,
+        right.count("1") / len(gold),
+        sure / len(gold),
+        seconds,
+        folder=place,
+        looks=looks,
+        right=right,
+    )
 
 
 def _baselines(examples: Mapping[str, Sequence[Example]], texts: Sequence[str]) -> list[Try]:
@@ -326,10 +298,20 @@ def _baselines(examples: Mapping[str, Sequence[Example]], texts: Sequence[str]) 
         model.fit(text, label, texts)
         chances = model.predict_proba([str(each["text"]) for each in examples["dev"]])
         numbers = [model.classes_.index(each) for each in gold]
-        right = sum(int(row.argmax() == i) for row, i in zip(chances, numbers, strict=True))
+        hits = zip(chances, numbers, strict=True)
+        right = "".join(str(int(row.argmax() == i)) for row, i in hits)
         sure = sum(math.log(max(row[i], 1e-6)) for row, i in zip(chances, numbers, strict=True))
         seconds = time.perf_counter() - started
-        found.append(Try(way, "no run folder", right / len(gold), sure / len(gold), seconds))
+        found.append(
+            Try(
+                way,
+                "no run folder",
+                right.count("1") / len(gold),
+                sure / len(gold),
+                seconds,
+                right=right,
+            )
+        )
     return found
 
 

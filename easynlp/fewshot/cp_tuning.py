@@ -244,17 +244,23 @@ class Answers:
         task: Its `config` learns the training rows' labels and the way in use.
         model: Holds the vectors.
         names: Ways to choose among.
+        shuffle: Seed with which labels are dealt out to the stored rows by chance; None: their own.
     """
 
     def __init__(
-        self, task: ContrastivePrompt, model: torch.nn.Module, names: Sequence[Inference]
+        self,
+        task: ContrastivePrompt,
+        model: torch.nn.Module,
+        names: Sequence[Inference],
+        shuffle: int | None = None,
     ) -> None:
-        self.task, self.model = task, model
+        self.task, self.model, self.shuffle = task, model, shuffle
         self.names: Sequence[str] = tuple(names)
 
     def prepare(self, source: Source) -> None:
         """Make room for a vector of every training row."""
-        owners = tuple(int(source.features(i, 0)["target"]) for i in range(len(source.lengths)))
+        rows = range(len(source.lengths))
+        owners = tuple(self._dealt([int(source.features(i, 0)["target"]) for i in rows]).tolist())
         if missing := set(range(len(self.task.labels))) - set(owners):
             raise ConfigError(f'no training row has the label "{self.task.labels[min(missing)]}"')
         self.task.config = replace(self.task.config, owners=owners)
@@ -271,7 +277,7 @@ class Answers:
         vectors, targets = read_rows(
             self.task, self.model, source, device, lambda output, batch: output.vectors
         )
-        labels = len(self.task.labels)
+        labels, targets = len(self.task.labels), self._dealt(targets)
         known = np.eye(labels)[targets]
         prototypes = (known.T @ vectors) / known.sum(0)[:, None]
         weight, bias = regress(vectors, targets, labels, strength, several=False)
@@ -287,6 +293,12 @@ class Answers:
         chosen: Any = name
         self.task.config = replace(self.task.config, inference=chosen)
 
+    def _dealt(self, targets: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Return the rows' labels, or the same ones dealt out by chance."""
+        if self.shuffle is None:
+            return np.asarray(targets)
+        return np.random.default_rng(self.shuffle).permutation(np.asarray(targets))
+
 
 def cp_tuning(
     plan: Plan,
@@ -301,6 +313,7 @@ def cp_tuning(
     positive: float = 1.0,
     pool: Literal["batch", "group"] = "batch",
     mates: int = 1,
+    random_anchors: bool = False,
     seed: int = 0,
 ) -> Plan:
     """Make a plan of text_classify one of contrastive prompts.
@@ -323,6 +336,9 @@ def cp_tuning(
         pool: Compare all rows of a micro-batch, or a row with its mates only; then a step does not
             depend on how it is cut up.
         mates: Of each kind, for every row.
+        random_anchors: A placebo: deal the labels out by chance among the stored training rows
+            (training is as ever), so that anchors, prototypes and regression know nothing of
+            them; what is still told right, chance and the choice on dev tell.
         seed: Of the draw of mates, beside the run's.
 
     Raises:
@@ -350,7 +366,7 @@ def cp_tuning(
     model = task.build(plan.backbone)
     chosen = inference or ("dev" if paper else "anchors")
     names = INFERENCES if chosen == "dev" else (chosen,)
-    answers = Answers(task, model, names)
+    answers = Answers(task, model, names, seed if random_anchors else None)
     made = mated(replace(plan, task=task, model=model, source=None), same=mates, other=mates,
                  seed=seed)  # fmt: skip
     answers.task = made.task  # type: ignore[assignment]

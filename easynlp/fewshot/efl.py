@@ -16,24 +16,21 @@ taken.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 
-from easynlp.config import Steps, TrainConfig
-from easynlp.data.columns import read_examples
+from easynlp.config import Steps
 from easynlp.data.sampling import Source
 from easynlp.errors import ConfigError, DataError
 from easynlp.fewshot.verbalizer import Verbalizer
 from easynlp.options import Range
 from easynlp.tasks.base import Batch, Example, Features, Field, Prediction
 from easynlp.tasks.inputs import pad_rows, text_of
-from easynlp.tasks.labels import label_of, labelled_head
-from easynlp.tasks.text_classify import LABEL, TEXT, TEXT_B, ClassifyConfig, TextClassify
+from easynlp.tasks.labels import Pooling, label_of, pooled_head
+from easynlp.tasks.text_classify import LABEL, TEXT, ClassifyConfig, TextClassify
 from easynlp.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -42,7 +39,7 @@ if TYPE_CHECKING:
     from easynlp.models.backbone import Backbone
     from easynlp.training.plan import Plan
 
-__all__ = ["Config", "Entailment", "Negatives", "efl", "pretrain_entailment"]
+__all__ = ["ANSWERS", "Config", "Entailment", "Negatives", "efl"]
 
 ANSWERS = ("0", "1")
 """Names of the model's outputs: the description does not follow from the text; it does."""
@@ -61,6 +58,8 @@ class EntailmentConfig:
     """Wrong descriptions a row is trained on in an epoch, drawn anew each time; 0: all."""
     max_length: Annotated[int, Range(8)] = 128
     """Most tokens of a text and a description together; the text is cut."""
+    pooling: Pooling = "auto"
+    """What the head reads: the first token, or the mean of all; see text_classify."""
     labels: tuple[str, ...] = ()
     """All labels, in order; learned from the training data."""
 
@@ -197,11 +196,13 @@ class Entailment:
         return len(batch["input_ids"])
 
     def build(self, backbone: Backbone) -> torch.nn.Module:
-        """Return the backbone with a head of two outputs."""
-        return labelled_head(
-            backbone, self.architecture, ANSWERS, self.config.max_length,
+        """Return the backbone with a head of two outputs; `config` learns which pooling it has."""
+        model, pooling = pooled_head(
+            backbone, self.architecture, ANSWERS, self.config.max_length, self.config.pooling,
             problem_type="single_label_classification",
         )  # fmt: skip
+        self.config = replace(self.config, pooling=pooling)
+        return model
 
     def loss(self, output: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return the cross entropy summed over pairs."""
@@ -313,57 +314,8 @@ def _config_of(task: Any) -> EntailmentConfig:
     if isinstance(task, Entailment):
         return task.config
     if isinstance(task, TextClassify) and not task.config.multi_label and not task.config.pair:
-        return EntailmentConfig(max_length=task.config.max_length, labels=task.config.labels)
+        return EntailmentConfig(
+            max_length=task.config.max_length, pooling=task.config.pooling,
+            labels=task.config.labels,
+        )  # fmt: skip
     raise ConfigError("efl is for text_classify with one text and one label a row")
-
-
-def pretrain_entailment(
-    config: TrainConfig, files: Sequence[str], *, entailed: Sequence[str] = ("entailment", "1")
-) -> str:
-    """Train a model on natural-language-inference rows as a start for `efl`.
-
-    Args:
-        config: Of the run; its `train` is set here.
-        files: Rows of two texts and a label each, from one task or several.
-        entailed: Labels that mean that the second text follows from the first; all others mean
-            that it does not.
-
-    Returns:
-        The run folder, which works as `model`.
-
-    Raises:
-        DataError: If no row of a file is entailed, or all are: then `entailed` names the wrong
-            labels.
-
-    Example:
-        >>> folder = pretrain_entailment(config, ["ocnli/train.jsonl"])       # doctest: +SKIP
-    """
-    from easynlp import run
-    from easynlp.atomic import write_text
-
-    fields = (TEXT, replace(TEXT_B, required=True), LABEL)
-    lines: list[str] = []
-    for path in files:
-        rows = [example for _, example in read_examples(path, fields)]
-        follows = [label_of(row["label"]) in entailed for row in rows]
-        if all(follows) or not any(follows):
-            found = sorted({label_of(row["label"]) for row in rows})
-            raise DataError(
-                f"{sum(follows)} of {len(rows)} rows are entailed; the labels are "
-                f"{', '.join(found[:10])}, and {', '.join(entailed)} would mean yes", path=path,
-            )  # fmt: skip
-        lines += [
-            json.dumps(
-                {"text": row["text"], "text_b": row["text_b"], "label": ANSWERS[yes]},
-                ensure_ascii=False,
-            )
-            for row, yes in zip(rows, follows, strict=True)
-        ]
-    merged = Path(f"{config.output}.rows.jsonl")
-    merged.parent.mkdir(parents=True, exist_ok=True)
-    write_text(merged, "\n".join(lines) + "\n")
-    run.train(
-        replace(config, task="text_classify", train=str(merged)),
-        ClassifyConfig(labels=ANSWERS, pair=True),
-    )
-    return config.output

@@ -26,21 +26,21 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 
 from easynlp import run
 from easynlp.atomic import write_json, write_text
-from easynlp.config import Count, Positive, Share, Steps, TrainConfig, to_yaml
+from easynlp.config import TrainConfig, to_yaml
 from easynlp.data.diagnose import example_hash
 from easynlp.dataset import read_all
 from easynlp.errors import ConfigError, DataError
 from easynlp.fewshot.prompt_classify import PromptClassify, PromptConfig
+from easynlp.fewshot.prompt_settings import IpetOptions
 from easynlp.fewshot.soft_classify import SoftClassify
 from easynlp.models.backbone import Backbone
 from easynlp.models.runtime import TorchModel
-from easynlp.options import Range
 from easynlp.pipeline import META, Pipeline, read_meta, save_meta
 from easynlp.tasks.base import Example
 from easynlp.tasks.text_classify import ClassifyConfig, TextClassify
@@ -52,34 +52,6 @@ log = logging.getLogger("easynlp")
 STUDENT = f"{SoftClassify.__module__}:{SoftClassify.__qualname__}"
 FLOOR = 1e-6
 """Predictions have six decimals: a probability of 0 is less than that."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class IpetOptions:
-    """Options of PET with several patterns."""
-
-    patterns: tuple[str, ...]
-    """Patterns, each a text with a hole."""
-    words: str = ""
-    """Words of each label, for all patterns."""
-    unlabeled: str
-    """Texts for the ensemble to label."""
-    generations: Steps = 0
-    """Generations of models that teach each other before the classifier learns; 0: PET."""
-    runs: Count = 1
-    """Models of each pattern, with different seeds; the paper's 3."""
-    weighting: Literal["train", "dev", "uniform"] = "train"
-    """Rows on which a pattern's accuracy before training is its weight; the paper's are train."""
-    growth: Annotated[float, Range(1, above=True)] = 5.0
-    """How many times the rows of a generation the next one has."""
-    share: Share = 0.25
-    """Share of the other models that label texts for one; at least one does."""
-    temperature: Positive = 2.0
-    """Of the soft labels: higher is softer."""
-    student_epochs: Positive = 3.0
-    """Passes of the classifier over the unlabelled texts."""
-    loss: Literal["restricted", "vocabulary"] = "restricted"
-    """Of the prompted models; see prompt_classify."""
 
 
 @dataclass(frozen=True)

@@ -7,19 +7,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from safetensors import safe_open
-from torch.nn.functional import cross_entropy, normalize
+from torch.nn.functional import normalize
 from transformers import PreTrainedModel
 
 from easynlp.errors import ModelError
+from easynlp.fewshot import auxiliary
 from easynlp.fewshot.mates import ANCHORS, anchor_count
 from easynlp.fewshot.pair_loss import pair_loss
-from easynlp.fewshot.pet import hidden_words
 from easynlp.models.heads import first_position
-from easynlp.tasks.base import Batch
-from easynlp.tasks.language_modeling import special_ids
 from easynlp.training.plan import Pass, Term
 
 __all__ = ["MaskVectors", "contrast_term", "language_term"]
@@ -136,39 +133,9 @@ def contrast_term(options: Mapping[str, float], *, pool: str) -> Term:
 
 
 def language_term(task: Any, weight: float, rate: float) -> Term:
-    """Return the auxiliary term: guess hidden words of the rows themselves, not of their mates."""
-    fixed = np.concatenate([special_ids(task.tokenizer), np.array(task.soft_ids, np.int64)])
-    mask_id = task.tokenizer.mask_id
+    """Return the auxiliary term; see `easynlp.fewshot.auxiliary`."""
 
-    def chosen(ids: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
-        if groups is None:
-            return hidden_words(ids, fixed, rate)
-        own = np.flatnonzero(np.diff(groups, prepend=-1))
-        flat = hidden_words(ids[own], fixed, rate)
-        places: np.ndarray = own[flat // ids.shape[1]] * ids.shape[1] + flat % ids.shape[1]
-        return places
+    def ask(places: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"masked_positions": places[:0], "hidden_positions": places}
 
-    def compute(run: Pass) -> torch.Tensor:
-        ids = run.batch["input_ids"]
-        groups = run.batch.get(ANCHORS)
-        places = chosen(ids.cpu().numpy(), None if groups is None else groups.cpu().numpy())
-        if not len(places):
-            nought: torch.Tensor = run.output.vectors.sum() * 0.0
-            return nought
-        positions = torch.as_tensor(places, device=ids.device)
-        own = torch.unique(positions // ids.shape[1])
-        hidden = ids.reshape(-1).index_fill(0, positions, mask_id).view_as(ids)[own]
-        row = torch.searchsorted(own, positions // ids.shape[1])
-        batch = {
-            "input_ids": hidden, "masked_positions": run.batch["masked_positions"][:0],
-            "hidden_positions": row * ids.shape[1] + positions % ids.shape[1],
-        }  # fmt: skip
-        if "attention_mask" in run.batch:
-            batch["attention_mask"] = run.batch["attention_mask"][own]
-        output = run.forward(batch)
-        return cross_entropy(output.logits.float(), ids.reshape(-1)[positions], reduction="sum")
-
-    def count(batch: Batch) -> int:
-        return len(chosen(batch["input_ids"], batch.get(ANCHORS)))
-
-    return Term("mlm", compute, weight, count)
+    return auxiliary.language_term(task, weight, rate, ask)

@@ -137,7 +137,6 @@ def keep_vectors(model: torch.nn.Module) -> Callable[[Pass], torch.Tensor]:
     Raises:
         ModelError: If the model does not end in a linear layer, one output a label.
     """
-    inner: Any = getattr(model, "core", model)
     seen: list[torch.Tensor] = []
 
     def remember(module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
@@ -148,5 +147,5 @@ def keep_vectors(model: torch.nn.Module) -> Callable[[Pass], torch.Tensor]:
         return output
 
     last_layer(model).register_forward_pre_hook(remember)
-    inner.register_forward_hook(hand_over)
+    model.register_forward_hook(hand_over)
     return lambda run: run.output["vectors"].float()  # type: ignore[no-any-return]

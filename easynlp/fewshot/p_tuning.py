@@ -29,7 +29,7 @@ from easynlp.fewshot.verbalizer import Scoring, WordScore
 from easynlp.models.heads import MaskedPositions
 from easynlp.training.plan import Plan
 
-__all__ = ["PromptEncoder", "SoftPrompts", "p_tuning"]
+__all__ = ["MixedEncoder", "PromptEncoder", "SoftPrompts", "p_tuning"]
 
 Kind = Literal["lstm", "mlp", "none"]
 
@@ -116,6 +116,30 @@ class PromptEncoder(torch.nn.Module):
         return found if self.mlp is None else self.mlp(found)  # type: ignore[no-any-return]
 
 
+class MixedEncoder(torch.nn.Module):
+    """Makes the soft tokens of several sets: of each set's own encoder and one for all.
+
+    Args:
+        start: What the inputs begin as, shape (sets, tokens, width).
+        kind: See `p_tuning`.
+        share: Of a set's own encoder in its vectors.
+        unseen: The first set's vectors are the universal encoder's alone.
+    """
+
+    def __init__(self, start: torch.Tensor, kind: Kind, share: float, *, unseen: bool) -> None:
+        super().__init__()
+        self.share, self.unseen = share, unseen
+        self.universal = PromptEncoder(start.mean(0), kind)
+        self.own = torch.nn.ModuleList(PromptEncoder(each, kind) for each in start[int(unseen) :])
+
+    def forward(self) -> torch.Tensor:
+        """Return the vectors of all sets, shape (sets x tokens, width)."""
+        universal = self.universal()
+        found = [universal] if self.unseen else []
+        found += [self.share * each() + (1 - self.share) * universal for each in self.own]
+        return torch.cat(found)
+
+
 class SoftPrompts(MaskedPositions):
     """A masked-LM model whose soft tokens get their vectors from a network while it trains.
 
@@ -126,15 +150,22 @@ class SoftPrompts(MaskedPositions):
         soft_ids: Their ids.
         kind: See `p_tuning`.
         freeze: Train the network only.
+        encoder: Makes the vectors in place of a `PromptEncoder` of that kind.
     """
 
     def __init__(
-        self, model: PreTrainedModel, soft_ids: list[int], kind: Kind = "lstm", *, freeze: bool
+        self,
+        model: PreTrainedModel,
+        soft_ids: list[int],
+        kind: Kind = "lstm",
+        *,
+        freeze: bool,
+        encoder: torch.nn.Module | None = None,
     ) -> None:
         super().__init__(model)
         table: Any = model.get_input_embeddings()
         self.register_buffer("_soft_ids", torch.tensor(soft_ids), persistent=False)
-        self.encoder = PromptEncoder(table.weight[soft_ids].float(), kind)
+        self.encoder = encoder or PromptEncoder(table.weight[soft_ids].float(), kind)
         model.requires_grad_(not freeze)
         table.register_forward_hook(self._embed)
 

@@ -14,26 +14,22 @@ scoring is chosen with ``scoring``; see `easynlp.fewshot.verbalizer`.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from easynlp.errors import ConfigError
+from easynlp.fewshot.auxiliary import language_term
 from easynlp.fewshot.prompt_classify import PromptClassify, PromptConfig
 from easynlp.fewshot.verbalizer import Scoring, WordScore
 from easynlp.models.backbone import Backbone
-from easynlp.tasks.base import Batch
-from easynlp.tasks.language_modeling import special_ids
 from easynlp.tasks.text_classify import TextClassify
-from easynlp.training.plan import Pass, Plan, Term, task_term
+from easynlp.training.plan import Plan, task_term
 
-__all__ = ["hidden_words", "pet", "prompt_config", "prompt_plan"]
+__all__ = ["pet", "prompt_config", "prompt_plan"]
 
 
 def pet(
@@ -77,7 +73,7 @@ def pet(
     if not alpha:
         return made
     term = replace(made.terms[0], weight=1 - alpha)
-    return replace(made, terms=(term, _language_modeling(made, alpha, mask_rate)))
+    return replace(made, terms=(term, language_term(made.task, alpha, mask_rate, _ask)))
 
 
 def prompt_plan(
@@ -128,48 +124,6 @@ def _backbone(method: str, plan: Plan) -> Backbone:
     return plan.backbone
 
 
-def _language_modeling(plan: Plan, weight: float, rate: float) -> Term:
-    """Return the auxiliary term: guess hidden tokens of the same rows."""
-    task: Any = plan.task
-    fixed = np.concatenate([special_ids(task.tokenizer), np.array(task.soft_ids, np.int64)])
-    mask_id = task.tokenizer.mask_id
-
-    def compute(run: Pass) -> torch.Tensor:
-        ids = run.batch["input_ids"]
-        chosen = hidden_words(ids.cpu().numpy(), fixed, rate)
-        if not len(chosen):  # rows of nothing but specials: their loss is nought, with a gradient
-            nought: torch.Tensor = run.output.logits.sum() * 0.0
-            return nought
-        positions = torch.as_tensor(chosen, device=ids.device)
-        target = ids.reshape(-1)[positions]
-        masked = ids.reshape(-1).index_fill(0, positions, mask_id).view_as(ids)
-        output = run.forward({**run.batch, "input_ids": masked, "masked_positions": positions})
-        return cross_entropy(output.logits.float(), target, reduction="sum")
-
-    def count(batch: Batch) -> int:
-        return len(hidden_words(batch["input_ids"], fixed, rate))
-
-    return Term("mlm", compute, weight, count)
-
-
-def hidden_words(ids: np.ndarray, fixed: np.ndarray, rate: float) -> np.ndarray:
-    """Return flat places of the tokens to hide, at least one of every row that has any.
-
-    The draw is a function of the step's seed and the row: the rows a step is cut up into make no
-    difference, and every step hides others.
-
-    Args:
-        ids: Shape (rows, tokens).
-        fixed: Ids that are never hidden.
-        rate: Share of the rest to hide.
-    """
-    seed = torch.initial_seed()
-    places = []
-    for number, row in enumerate(ids):
-        ordinary = np.flatnonzero(~np.isin(row, fixed))
-        if not len(ordinary):
-            continue
-        rng = np.random.default_rng((seed, zlib.crc32(row[ordinary].tobytes())))
-        size = max(1, round(rate * len(ordinary)))
-        places.append(number * ids.shape[1] + np.sort(rng.permutation(ordinary)[:size]))
-    return np.concatenate(places) if places else np.zeros(0, np.int64)
+def _ask(places: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return what asks a masked-LM model for the words at these places."""
+    return {"masked_positions": places}

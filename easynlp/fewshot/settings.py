@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 from easynlp.config import ONCE, Count, DataOptions, Positive, Precision, Share, Steps
 from easynlp.options import Range
@@ -68,11 +68,13 @@ class FewShotConfig(DataOptions, SelfTrainingOptions):
     steps: Count = 100
     """Optimizer steps of every try."""
     evaluations: Count = 10
-    """Checkpoints of a try among which dev chooses."""
+    """Most looks at dev in a try: checkpoints, times the ways to read one, and a probe before."""
     batch_size: Count = 16
     """Rows of one optimizer step."""
     max_length: Annotated[int, Range(8)] = 128
     """Most tokens of a text."""
+    pooling: Literal["auto", "first", "mean"] = "auto"
+    """What the heads read: the first token, or the mean of all; see train text_classify."""
     precision: Precision = "auto"
     """Number format; auto takes bf16 where the hardware multiplies it natively."""
     device: str = "auto"

@@ -49,6 +49,7 @@ class Encoder:
         """Return both vectors of each text, shape (texts, 2, width), in the order of `VECTORS`."""
         import torch
 
+        from easynlp.models.heads import mean_of_tokens
         from easynlp.tasks.inputs import pad_rows
 
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
@@ -61,9 +62,7 @@ class Encoder:
             with torch.inference_mode():
                 output = self.model(**tensors)
             hidden = output.last_hidden_state.float()
-            real = tensors.get("attention_mask", torch.ones_like(tensors["input_ids"]))
-            weights = real.unsqueeze(-1).float()
-            mean = (hidden * weights).sum(1) / weights.sum(1)
+            mean = mean_of_tokens(hidden, tensors.get("attention_mask"))
             first = output.pooler_output.float() if self.pooled else hidden[:, 0]
             both = torch.stack((mean, first), 1).cpu().numpy()
             self._known.update({new[i]: both[row] for row, i in enumerate(part)})
@@ -93,6 +92,7 @@ def _is_pooled(backbone: Backbone, encoder: Any, gaps: Sequence[str]) -> bool:
 
     Random weights are random throughout, so there the pooler is as good as the rest.
     """
+    from easynlp.models.backbone import lacks_pooler
+
     has = any(name.startswith("pooler.") for name, _ in encoder.named_parameters())
-    fresh = any("pooler." in name for name in gaps)
-    return has and (backbone.folder is None or not fresh)
+    return has and (backbone.folder is None or not lacks_pooler(gaps))

@@ -16,6 +16,7 @@ METHODS: dict[str, str] = {
     "r_drop": "easynlp.methods.r_drop:r_drop",
     "fgm": "easynlp.methods.fgm:fgm",
     "cp_tuning": "easynlp.fewshot.cp_tuning:cp_tuning",
+    "deep_prompt": "easynlp.fewshot.deep_prompt:deep_prompt",
     "efl": "easynlp.fewshot.efl:efl",
     "pet": "easynlp.fewshot.pet:pet",
     "p_tuning": "easynlp.fewshot.p_tuning:p_tuning",

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from easynlp.models.catalogue import aliases, canonical
 from easynlp.models.compact import COMPACT_KEY, is_compact, read_compact
 from easynlp.text.tokenizer import Tokenizer
 
-__all__ = ["BUILT_IN", "Backbone", "set_dropout"]
+__all__ = ["BUILT_IN", "Backbone", "lacks_pooler", "set_dropout"]
 
 log = logging.getLogger("easynlp")
 BUILT_IN = Path(__file__).with_name("builtin")
@@ -49,6 +50,7 @@ DROPOUTS = (
 _TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
                     "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "merges.txt",
                     "vocab.json")  # fmt: skip
+_POOLINGS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
 _CONVERTER = "SFconvertbot"
 _WANTED = ["*.json", "*.safetensors", "vocab.txt", "*.model", "merges.txt"]
 
@@ -160,6 +162,30 @@ class Backbone:
                 raise ModelError(f"cannot make {architecture} of {self.name}: {error}") from error
         return model, sorted(found["missing_keys"])
 
+    def sentence_pooling(self) -> str | None:
+        """Return how a sentence-transformers folder makes a sentence's vector.
+
+        That is ``mean``, ``cls`` or another word; None if the folder is none or does not say.
+
+        Raises:
+            ModelError: If its files are damaged.
+        """
+        modules = (self.home or Path()) / "modules.json"
+        if self.home is None or not modules.is_file():
+            return None
+        try:
+            for module in json.loads(modules.read_text(encoding="utf-8")):
+                if str(module["type"]).endswith(".Pooling"):
+                    path = self.home / module["path"] / "config.json"
+                    said = json.loads(path.read_text(encoding="utf-8"))
+                    if "pooling_mode" in said:
+                        return str(said["pooling_mode"])
+                    on = [name for name, value in said.items() if value is True]
+                    return next((_POOLINGS[name] for name in on if name in _POOLINGS), "other")
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ModelError(f"{modules} does not say how {self.name} pools: {error}") from error
+        return None
+
     def with_dropout(self, rate: float) -> Backbone:
         """Return the same encoder with all its dropouts set to a rate."""
         config = copy.deepcopy(self.config)
@@ -182,6 +208,19 @@ class Backbone:
                 json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **known}, indent=1),
                 encoding="utf-8",
             )
+
+
+def lacks_pooler(gaps: Sequence[str]) -> bool:
+    """Return whether a pooler is among the parameters that the weights do not hold.
+
+    Args:
+        gaps: See `Backbone.with_head_and_gaps`.
+
+    Example:
+        >>> lacks_pooler(["bert.pooler.dense.weight", "classifier.weight"])
+        True
+    """
+    return any("pooler." in name for name in gaps)
 
 
 def set_dropout(config: Any, rate: float) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from transformers import PreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 from easynlp.models.compact import stored_state
 
-__all__ = ["DecoderPositions", "MaskedPositions", "ReplacedTokens", "add_pooler", "core",
-           "first_position", "pass_through", "start_pooler"]  # fmt: skip
+__all__ = ["DecoderPositions", "MaskedPositions", "MeanPooled", "ReplacedTokens", "add_pooler",
+           "core", "first_position", "mean_of_tokens", "pass_through", "start_pooler"]  # fmt: skip
 
 
 class MaskedPositions(torch.nn.Module):
@@ -139,6 +142,93 @@ class DecoderPositions(MaskedPositions):
         output.logits = output.logits[0]
         self._positions = self._pooled = None
         return output
+
+
+class MeanPooled(torch.nn.Module):
+    """A classifier over the mean of the last layer's vectors: one linear layer, nothing between.
+
+    Stock transformers puts a dense layer and tanh between the first token and the classifier; an
+    encoder made for mean vectors (the E5 family, most of sentence-transformers) has none that is
+    trained. A linear probe of mean vectors is such a model exactly.
+
+    Args:
+        encoder: A transformers encoder without head, whose configuration says ``num_labels``; it
+            loses its pooler, and gets the layer ``mean_classifier``, which is saved with it.
+    """
+
+    def __init__(self, encoder: PreTrainedModel) -> None:
+        super().__init__()
+        inner: Any = encoder
+        if hasattr(inner, "pooler"):
+            inner.pooler = None
+        config = inner.config
+        layer = torch.nn.Linear(config.hidden_size, config.num_labels)
+        torch.nn.init.normal_(layer.weight, std=getattr(config, "initializer_range", 0.02))
+        torch.nn.init.zeros_(layer.bias)
+        inner.mean_classifier = layer
+        rate = getattr(config, "classifier_dropout", None)
+        if rate is None:
+            rate = getattr(config, "hidden_dropout_prob", getattr(config, "dropout", None))
+        self.core = encoder
+        self.dropout = torch.nn.Dropout(float(rate or 0.0))
+        self._types = "token_type_ids" in inspect.signature(encoder.forward).parameters
+
+    @property
+    def config(self) -> Any:
+        """The encoder's configuration, with the labels' names."""
+        return self.core.config
+
+    @property
+    def classifier(self) -> torch.nn.Linear:
+        """The layer whose outputs are the logits."""
+        found: Any = self.core.mean_classifier
+        return found  # type: ignore[no-any-return]
+
+    def read_classifier(self, folder: Path | None) -> None:
+        """Take the layer out of a run's weights, if one of as many labels is there."""
+        for path in sorted(folder.glob("*.safetensors")) if folder is not None else ():
+            with safe_open(path, "pt") as file:
+                if "mean_classifier.weight" not in file.keys():  # noqa: SIM118 - not a mapping
+                    continue
+                state = {n: file.get_tensor(f"mean_classifier.{n}") for n in ("weight", "bias")}
+            if state["weight"].shape == self.classifier.weight.shape:
+                self.classifier.load_state_dict(state)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+    ) -> SequenceClassifierOutput:
+        """Return an output whose ``logits`` are (rows, labels).
+
+        Args:
+            input_ids: Shape (rows, tokens).
+            attention_mask: Shape (rows, tokens), 0 at padding; None where nothing is padded.
+            token_type_ids: Shape (rows, tokens); an encoder without segments does not see them.
+        """
+        extra = {"token_type_ids": token_type_ids} if self._types else {}
+        output = self.core(input_ids=input_ids, attention_mask=attention_mask, **extra)
+        mean = mean_of_tokens(output.last_hidden_state, attention_mask)
+        return SequenceClassifierOutput(logits=self.classifier(self.dropout(mean)))  # type: ignore[arg-type]
+
+
+def mean_of_tokens(hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Return the mean of each row's vectors, padding left out, in fp32; shape (rows, width).
+
+    Args:
+        hidden: Shape (rows, tokens, width).
+        mask: Shape (rows, tokens), 0 at padding; None where nothing is padded.
+
+    Example:
+        >>> hidden = torch.tensor([[[1.0], [3.0], [9.0]]])
+        >>> mean_of_tokens(hidden, torch.tensor([[1, 1, 0]])).tolist()
+        [[2.0]]
+    """
+    if mask is None:
+        return hidden.float().mean(1)
+    weights = mask.unsqueeze(-1).float()
+    return (hidden.float() * weights).sum(1) / weights.sum(1)
 
 
 def add_pooler(base: Any) -> bool:

@@ -12,16 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
 if TYPE_CHECKING:
     import torch
 
+    from easynlp.data.sampling import Source
     from easynlp.models.backbone import Backbone
 
-__all__ = ["Batch", "Example", "Features", "Field", "Prediction", "Task"]
+__all__ = ["Batch", "Example", "Features", "Field", "MakesRows", "Prediction", "Task"]
 
 Example = Mapping[str, Any]
 Features = dict[str, Any]
@@ -131,3 +132,19 @@ class Task(Protocol):
         self, predictions: Sequence[Prediction], examples: Sequence[Example]
     ) -> dict[str, float]:
         """Compare predictions with the examples' targets; `metric` is among the keys."""
+
+
+@runtime_checkable
+class MakesRows(Protocol):
+    """What a task may have beside `Task`: a word on what a training row is.
+
+    Rows to evaluate and predict are not asked about.
+    """
+
+    def training_rows(self, source: Source, seed: int) -> Source:
+        """Return the rows to train on, made of the encoded ones: with negatives, other each epoch.
+
+        Args:
+            source: Encoded training rows.
+            seed: The run's.
+        """

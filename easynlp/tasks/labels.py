@@ -5,17 +5,29 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from easynlp.data.values import canonical_label
 from easynlp.errors import ConfigError, DataError, did_you_mean
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
     from easynlp.models.backbone import Backbone
 
-__all__ = ["Labels", "check_length", "label_of", "labelled_head", "sort_labels"]
+__all__ = [
+    "Labels",
+    "Pooling",
+    "check_length",
+    "label_of",
+    "labelled_head",
+    "pooled_head",
+    "sort_labels",
+]
+
+Pooling = Literal["auto", "first", "mean"]
+"""How a text's tokens become the vector a classifier reads; see `pooled_head`."""
 
 SHOWN = 20
 """Labels listed in a message before it says how many more there are."""
@@ -114,13 +126,53 @@ def labelled_head(
         ConfigError: If the encoder has no positions for so many tokens.
     """
     check_length(backbone, max_length)
-    return backbone.with_head(
-        architecture,
-        num_labels=len(labels),
-        id2label=dict(enumerate(labels)),
-        label2id={name: i for i, name in enumerate(labels)},
-        **config,
-    )
+    return backbone.with_head(architecture, **_names(labels), **config)
+
+
+def pooled_head(
+    backbone: Backbone,
+    architecture: str,
+    labels: Sequence[str],
+    max_length: int,
+    pooling: Pooling,
+    **config: Any,
+) -> tuple[torch.nn.Module, Pooling]:
+    """Return a classifier of texts, and how it makes a text's vector.
+
+    ``first`` is the model as stock transformers has it: for an encoder the first token through a
+    dense layer. ``mean`` is a linear layer over the mean of all tokens that are not padding.
+    ``auto`` takes ``mean`` where the model says so, as sentence-transformers writes it, and where
+    the weights lack the pooler that ``first`` would read; random weights lack nothing.
+
+    Args:
+        backbone: The pre-trained encoder.
+        architecture: A transformers auto class; of ``first``.
+        labels: Names of the outputs, in order.
+        max_length: Most tokens a row of the task will have.
+        pooling: See above.
+        **config: Further configuration values.
+
+    Raises:
+        ConfigError: If the encoder has no positions for so many tokens, or ``mean`` is asked of an
+            encoder-decoder.
+    """
+    from easynlp.models.backbone import lacks_pooler
+    from easynlp.models.heads import MeanPooled
+
+    if pooling == "auto" and (said := backbone.sentence_pooling()) is not None:
+        pooling = "mean" if said == "mean" else "first"
+    check_length(backbone, max_length)
+    if pooling != "mean":
+        model, gaps = backbone.with_head_and_gaps(architecture, **_names(labels), **config)
+        if pooling == "first" or backbone.folder is None or not lacks_pooler(gaps):
+            return model, "first"
+    if getattr(backbone.config, "is_encoder_decoder", False):
+        raise ConfigError(
+            f"--pooling mean: {backbone.name} is an encoder-decoder; type --pooling first"
+        )
+    pooled = MeanPooled(backbone.with_head("AutoModel", **_names(labels), **config))
+    pooled.read_classifier(backbone.folder)
+    return pooled, "mean"
 
 
 def check_length(backbone: Backbone, max_length: int) -> None:
@@ -136,3 +188,12 @@ def check_length(backbone: Backbone, max_length: int) -> None:
         raise ConfigError(
             f"--max-length {max_length}: {backbone.name} reads at most {positions} tokens"
         )
+
+
+def _names(labels: Sequence[str]) -> dict[str, Any]:
+    """Return the configuration values of a head with these outputs."""
+    return {
+        "num_labels": len(labels),
+        "id2label": dict(enumerate(labels)),
+        "label2id": {name: i for i, name in enumerate(labels)},
+    }

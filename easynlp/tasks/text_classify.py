@@ -21,7 +21,7 @@ from easynlp.errors import DataError
 from easynlp.options import Range
 from easynlp.tasks.base import Batch, Example, Features, Field, Prediction
 from easynlp.tasks.inputs import pad_rows, text_of
-from easynlp.tasks.labels import Labels, label_of, labelled_head, sort_labels
+from easynlp.tasks.labels import Labels, Pooling, label_of, pooled_head, sort_labels
 from easynlp.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -60,6 +60,9 @@ class ClassifyConfig:
     """What separates the labels of a text where they are one string (with --multi-label)."""
     threshold: Annotated[float, Range(0, 1)] = 0.5
     """Least probability of a label to be given (with --multi-label)."""
+    pooling: Pooling = "auto"
+    """What the head reads: the first token, or the mean of all, which sentence encoders such as E5
+    are made for; auto: mean if the model says so or has no trained pooler, else the first."""
     labels: tuple[str, ...] = ()
     """All labels, in the order of the model's outputs; learned from the training data."""
     pair: bool | None = None
@@ -166,12 +169,18 @@ class TextClassify:
         return rows * len(self.labels) if self.config.multi_label else rows
 
     def build(self, backbone: Backbone) -> torch.nn.Module:
-        """Return the backbone with a classification head."""
+        """Return the backbone with a classification head; `config` learns which pooling it has.
+
+        Raises:
+            ConfigError: If the model has no positions for `max_length` tokens, or cannot pool so.
+        """
         kind = "multi_label" if self.config.multi_label else "single_label"
-        return labelled_head(
-            backbone, self.architecture, self.labels, self.config.max_length,
+        model, pooling = pooled_head(
+            backbone, self.architecture, self.labels, self.config.max_length, self.config.pooling,
             problem_type=f"{kind}_classification",
         )  # fmt: skip
+        self.config = replace(self.config, pooling=pooling)
+        return model
 
     def loss(self, output: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return cross entropy summed over rows, or binary cross entropy over rows x labels."""

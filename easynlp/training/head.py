@@ -5,8 +5,8 @@ anything; with few labels it then ends below a linear probe. Kumar et al. 2022, 
 Distort Pretrained Features and Underperform Out-of-Distribution" (arXiv 2202.10054): fit the head
 first, then tune everything from there (LP-FT). Here the probe is logistic regression on the
 centred and scaled vectors that the last linear layer reads with dropout off (BERT's pooled
-vector; what comes out of RoBERTa's dense layer); centring and scaling are folded into the layer's
-weights, so the model stays a stock one.
+vector; what comes out of RoBERTa's dense layer; with ``--pooling mean`` the mean of all tokens);
+centring and scaling are folded into the layer's weights, so the model stays what it was.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import numpy as np
 import torch
 
 from easynlp.data.sampling import Source, micro_batches
-from easynlp.errors import MissingExtra, ModelError
+from easynlp.errors import ConfigError, MissingExtra, ModelError
+from easynlp.models.heads import MeanPooled
 from easynlp.tasks.base import Task
 
 if TYPE_CHECKING:
@@ -42,6 +43,9 @@ class Probe:
         plan: Its model is on its device.
         source: Training rows.
         score: Scores on dev as the model stands; None without dev.
+
+    Raises:
+        ConfigError: If it is to be first and no term trains the head.
     """
 
     def __init__(
@@ -52,7 +56,12 @@ class Probe:
         source: Source,
         score: Callable[[], Mapping[str, float]] | None,
     ) -> None:
-        self.when = "after" if plan.vectors_only and when in ("no", "first") else when
+        if plan.vectors_only and when == "first":
+            raise ConfigError(
+                "--probe first trains on from a fitted head, and this --method trains no head: it "
+                "is fitted to the tuned encoder at the end. Leave --probe out"
+            )
+        self.when = "after" if plan.vectors_only and when == "no" else when
         self.strength, self.plan, self.source, self.score = strength, plan, source, score
         self._first: tuple[float, dict[str, torch.Tensor]] | None = None
 
@@ -203,6 +212,8 @@ def last_layer(model: torch.nn.Module) -> torch.nn.Linear:
     Raises:
         ModelError: If there is none.
     """
+    if isinstance(model, MeanPooled):
+        return model.classifier
     inner: Any = getattr(model, "core", model)
     labels = getattr(getattr(inner, "config", None), "num_labels", None)
     body = {id(module) for module in getattr(inner, "base_model", inner).modules()}

@@ -110,7 +110,7 @@ FREE = (
     "errors", "extras", "options", "config", "registry", "text", "data", "tasks", "metrics",
     "pipeline", "api", "cli", "models.runtime", "deployment.batching", "deployment.server",
     "deployment.loadtest", "fewshot.prompt_classify", "fewshot.template", "fewshot.verbalizer",
-    "fewshot.prompt_settings",
+    "fewshot.prompt_settings", "fewshot.deep_prompt",
 )  # fmt: skip
 BLOCKED = ("torch", "transformers", "sklearn", "scipy", "pandas", "pyarrow", "safetensors", "onnx",
            "onnxscript", "rjieba", "nervaluate", "tensorboard")  # fmt: skip

@@ -49,7 +49,10 @@ REVIEW_ROWS = [{"text": text, "label": label} for text, label in REVIEWS]
 TOPICS = ["卫生", "服务|差评", "早餐|位置", "", "服务", "差评", "位置", "差评|卫生"]
 
 SAMPLES = {
-    "text_classify": Sample("text_classify", REVIEW_ROWS, {"max_length": 32}),
+    "text_classify": Sample("text_classify", REVIEW_ROWS, {"max_length": 32, "pooling": "first"}),
+    "text_classify, mean": Sample(
+        "text_classify", REVIEW_ROWS, {"max_length": 32, "pooling": "mean"}
+    ),
     "text_classify, pairs": Sample(
         "text_classify",
         [
@@ -150,6 +153,7 @@ CLAIMS: dict[str, tuple[str, ...]] = {
     "cp_tuning": ("prompt_classify",),
     "p_tuning": ("prompt_classify",),
     "setfit": ("text_classify",),
+    "deep_prompt": ("text_classify",),
     "efl": ("entailment",),
     "sop": ("language_modeling",),
     "nsp": ("language_modeling",),
@@ -168,6 +172,7 @@ SPECS = {
     "cp_tuning": "cp_tuning:pool=group,mlm=0,scale=16",
     "pet": "pet:alpha=0.01,mask_rate=0.3",
     "p_tuning": "p_tuning:tokens=3",
+    "deep_prompt": "deep_prompt:tokens=3,freeze=false",
     "setfit": "setfit:classify=true,weight=0.1",
     "sop": "sop",
     "nsp": "nsp",
@@ -180,7 +185,13 @@ SPECS = {
 """How the methods are run here: the tiny model's random embeddings are short (a row's L2 norm is
 about 0.4), so a perturbation of the usual length would drown the text."""
 
-TERMS = {"pet": "mlm", "p_tuning": "loss", "efl": "loss", "cp_tuning": "loss"}
+TERMS = {
+    "pet": "mlm",
+    "p_tuning": "loss",
+    "efl": "loss",
+    "deep_prompt": "loss",
+    "cp_tuning": "loss",
+}
 """Methods whose term has another name than they, or that change the task's own."""
 
 PRETRAINING_ONLY = {

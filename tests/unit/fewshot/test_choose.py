@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import doctest
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from scipy.stats import binomtest
 
 from easynlp.cli.main import main
 from easynlp.errors import ConfigError
 from easynlp.fewshot import choose as module
+from easynlp.fewshot import verdict
 from easynlp.fewshot.choose import Try, choose, explain
 from easynlp.fewshot.settings import FewShotConfig
+from easynlp.fewshot.verdict import sign_test
 from easynlp.pipeline import Pipeline
 from tests.conftest import REVIEWS
 
@@ -35,6 +39,7 @@ def given(tmp_path, tiny_folder):
 
 def test_examples_run():
     assert doctest.testmod(module).failed == 0
+    assert doctest.testmod(verdict).failed == 0
 
 
 def test_the_best_on_dev_becomes_a_plain_run_folder(given, tmp_path):
@@ -72,8 +77,6 @@ def test_what_was_tried_is_not_tried_again(given, tmp_path, monkeypatch):
         raise AssertionError("trained again")
 
     monkeypatch.setattr(module.run, "train", refuse)
-    from dataclasses import replace
-
     again = choose(replace(config, resume=True))
     assert again.chosen == first.chosen
     with pytest.raises(ConfigError, match="--resume"):
@@ -101,17 +104,60 @@ def test_bad_options_are_refused(given):
         choose(FewShotConfig(**given, ways=("pet",)))
 
 
+def row(way, right, surety=-0.6, looks=1, note="", folder="x"):
+    share = right.count("1") / len(right)
+    return Try(way, "", share, surety, 1.0, note, folder, looks, right)
+
+
 def test_the_reason_names_the_lead_and_doubts_a_small_one():
-    tries = [Try("probe", "", 0.7, -0.6, 1.0), Try("lp_ft", "lr 1e-4", 0.7, -0.5, 1.0),
-             Try("tfidf_lr", "", 0.8, -0.6, 1.0),
-             Try("pet", "", 0.99, 0.0, 1.0, note="no head")]  # fmt: skip
+    tries = [row("probe", "1" * 7 + "000"), row("lp_ft", "1" * 7 + "000", -0.5),
+             row("tfidf_lr", "1" * 8 + "00", folder=""),
+             row("pet", "1" * 10, 0.0, note="no head")]  # fmt: skip
     assert explain(tries[:2], tries[1], 10).endswith("as probe; chosen by surer answers")
-    assert explain(tries, tries[1], 10).endswith(
-        "1 rows behind tfidf_lr, which makes no run folder"
-    )
-    strong = Try("setfit", "", 0.9, -0.1, 1.0)
-    assert explain([*tries[:2], strong], strong, 100).endswith("20 rows ahead of lp_ft")
-    assert "chance" in explain([*tries[:2], strong], strong, 20)
+    assert explain(tries, tries[1], 10).endswith("1 row behind tfidf_lr, which makes no run folder")
+
+
+def test_a_lead_is_tested_on_the_rows_that_differ_and_corrected_for_the_looks():
+    """Eight rows ahead is plenty if no row speaks against it, and nothing among thirty that do."""
+    clean = [row("probe", "1" * 60 + "0" * 20), row("setfit", "1" * 72 + "0" * 8, looks=4)]
+    told = explain(clean, clean[1], 80)
+    assert "12 rows ahead of probe: alone right on 12, alone wrong on 0" in told
+    p = binomtest(12, 12).pvalue
+    assert f"p {p:.2g} by a sign test, {5 * p:.2g} after 5 looks at dev" in told
+    assert not told.endswith("chance")
+    many = [clean[0], replace(clean[1], looks=200)]
+    assert explain(many, many[1], 80).endswith("which may well be chance")
+    noisy = [row("probe", "1" * 30 + "0" * 50), row("setfit", "0" * 19 + "1" * 42 + "0" * 19)]
+    told = explain(noisy, noisy[1], 80)
+    assert "12 rows ahead of probe: alone right on 31, alone wrong on 19" in told
+    assert f"p {binomtest(19, 50).pvalue:.2g} by a sign test" in told
+    assert told.endswith("which may well be chance")
+    failed = replace(clean[0], way="pet", note="no head", looks=10_000)
+    assert "after 5 looks" in explain([*clean, failed], clean[1], 80)
+
+
+@pytest.mark.parametrize("counts", [(0, 0), (1, 0), (3, 3), (2, 9), (30, 12)])
+def test_the_sign_test_is_the_exact_one(counts):
+    wins, losses = counts
+    expected = binomtest(wins, wins + losses).pvalue if sum(counts) else 1.0
+    assert sign_test(wins, losses) == pytest.approx(expected)
+    assert sign_test(losses, wins) == sign_test(wins, losses)
+
+
+def test_no_way_looks_at_dev_more_often_than_it_may(given, tmp_path):
+    config = FewShotConfig(**{**given, "evaluations": 7},
+                           ways=("probe", "lp_ft", "fine_tune", "setfit", "cp_tuning"))  # fmt: skip
+    choice = choose(config)
+    for each in (t for t in choice.tries if t.folder):
+        path = tmp_path / "run" / each.folder / "metrics.jsonl"
+        lines = path.read_text("utf-8").splitlines() if path.is_file() else []
+        checkpoints = sum("dev" in json.loads(x) or "scores" in json.loads(x) for x in lines)
+        looks = {"probe": 1, "lp_ft": 1 + checkpoints, "cp_tuning": 3 * checkpoints}
+        assert each.looks == looks.get(each.way, checkpoints)
+        assert each.looks <= 7
+        assert len(each.right) == 6
+        assert each.right.count("1") / 6 == pytest.approx(each.dev)
+    assert [t.looks for t in choice.tries if t.folder] == [1, 7, 6, 6, 6]
 
 
 def test_the_command_prints_what_was_tried_and_why(given, capsys):

@@ -197,3 +197,23 @@ def test_bad_options_are_refused(tiny_backbone):
     plan = make(tiny_backbone)
     with pytest.raises(ConfigError, match="comes first"):
         cp_tuning(plan)
+
+
+def test_random_anchors_deal_the_stored_labels_out_and_leave_training_alone(go, tmp_path):
+    options = {"steps": 10, "eval_every": 10, "dropout": 0.0}
+    kept = go("kept", "cp_tuning:inference=anchors,mlm=0", **options)
+    dealt = go("dealt", "cp_tuning:inference=anchors,mlm=0,random_anchors=true", **options)
+    own, other = (np.array(run.task.config.owners) for run in (kept, dealt))
+    assert sorted(own) == sorted(other)
+    assert own.tolist() != other.tolist()
+    labels = 2
+    one, two = (run.model.model.answers.weight.detach().numpy() for run in (kept, dealt))
+    np.testing.assert_allclose(one[2 * labels :], two[2 * labels :], atol=1e-6)  # the same vectors
+    for label in range(labels):  # the prototypes are those of the labels dealt out
+        mean = two[2 * labels :][other == label].mean(0)
+        np.testing.assert_allclose(two[label], mean, atol=1e-5)
+    # A row's nearest anchor is itself (or one as near), so it answers with the label it was dealt.
+    rows = [json.loads(x) for x in (tmp_path / "train.jsonl").read_text("utf-8").splitlines()]
+    names = dealt.task.labels
+    said = [p["label"] for p in dealt.predict([row["text"] for row in rows])]
+    assert np.mean([label == names[i] for label, i in zip(said, other, strict=True)]) > 0.7

@@ -13,8 +13,10 @@ import easynlp
 from easynlp.config import TrainConfig
 from easynlp.data.sampling import EncodedRows
 from easynlp.errors import ConfigError, DataError
-from easynlp.fewshot.efl import Entailment, EntailmentConfig, efl, pretrain_entailment
+from easynlp.fewshot.efl import Entailment, EntailmentConfig, efl
+from easynlp.fewshot.nli import pretrain_entailment
 from easynlp.models.backbone import Backbone
+from easynlp.pipeline import BATCH_TOKENS, Pipeline
 from easynlp.training.plan import Plan, task_term
 from tests.conftest import REVIEWS
 from tests.contract.samples import SAMPLES, plain
@@ -119,13 +121,56 @@ def test_a_start_from_other_pairs_and_a_run_that_answers_plain_labels(
     assert pipeline.meta["task"] == "entailment"
     answers = pipeline.predict([text for text, _ in REVIEWS])
     assert {a["label"] for a in answers} <= {"好评", "差评"}
-    merged = [json.loads(line) for line in (tmp_path / "nli.rows.jsonl").read_text().splitlines()]
+    merged = [json.loads(line) for line in (tmp_path / "nli.train.jsonl").read_text().splitlines()]
     assert [row["label"] for row in merged] == [str(int(a == b)) for a in LABELS for b in LABELS]
     # The start's head answers the same question, so it is kept.
-    begun = pipeline.task.build(Backbone.load(start)).state_dict()
-    torch.testing.assert_close(
-        begun["classifier.weight"], load_file(f"{start}/model.safetensors")["classifier.weight"]
-    )
+    begun = pipeline.task.build(Backbone.load(start))
+    kept = load_file(f"{start}/model.safetensors")["mean_classifier.weight"]
+    torch.testing.assert_close(begun.classifier.weight, kept)
     assert set(answers[0]) == {"label", "score", "scores"}
     with pytest.raises(DataError, match="0 of 64 rows are entailed"):
         pretrain_entailment(config, [str(tmp_path / "nli.jsonl")], entailed=("yes",))
+
+
+def test_entailment_rows_are_read_as_told_and_dev_too(tmp_path, tiny_folder):
+    rows = [{"p": a, "h": b, "gold": "entailment" if x == y else "neutral"}
+            for a, x in REVIEWS for b, y in REVIEWS][:20]  # fmt: skip
+    rows[3]["gold"] = rows[7]["gold"] = "-"  # as in OCNLI, where annotators did not agree
+    dev = [{"p": a, "h": f"{a}。", "gold": label} for (a, _), label in
+           zip(REVIEWS, ["entailment", "contradiction", "-", "neutral"], strict=False)]  # fmt: skip
+    config = TrainConfig(
+        task="text_classify", train="", output=str(tmp_path / "nli"), model=str(tiny_folder),
+        steps=1, precision="fp32", text="p", text_b="h", label="gold",
+        dev=write(tmp_path / "dev.jsonl", dev),
+    )  # fmt: skip
+    folder = pretrain_entailment(config, [write(tmp_path / "train.jsonl", rows)])
+    assert Pipeline.load(folder).meta["scores"]["dev"].keys() == {"accuracy", "macro_f1"}
+    made = {
+        name: [json.loads(line) for line in (tmp_path / f"nli.{name}.jsonl").open("r", -1, "utf-8")]
+        for name in ("train", "dev")
+    }
+    assert len(made["train"]) == 18
+    assert [row["label"] for row in made["dev"]] == ["1", "0", "0"]
+    assert made["dev"][0] == {"text": REVIEWS[0][0], "text_b": f"{REVIEWS[0][0]}。", "label": "1"}
+
+
+def test_many_labels_are_asked_in_calls_of_bounded_size(tiny_backbone):
+    names = tuple(f"天{i}" for i in range(119))
+    config = EntailmentConfig(labels=names, max_length=32)
+    task = Entailment(config, tiny_backbone.tokenizer)
+    sizes = []
+
+    class Model:
+        backend, row_wise, inputs = "test", False, ("input_ids", "attention_mask", "token_type_ids")
+
+        def logits(self, batch):
+            sizes.append(batch["input_ids"].size)
+            return (
+                np.stack([batch["input_ids"].sum(1), np.zeros(len(batch["input_ids"]))], 1) * 1e-4
+            )
+
+    rows = [{"text": "房间很干净" * 4, "label": "天7"} for _ in range(64)]
+    found = Pipeline(task, Model()).evaluate(rows)
+    assert set(found) == {"accuracy", "macro_f1"}
+    assert sum(sizes) > 100_000
+    assert max(sizes) <= BATCH_TOKENS

@@ -10,7 +10,8 @@ import torch
 
 import easynlp
 from easynlp.errors import ConfigError
-from easynlp.fewshot.pet import hidden_words, pet
+from easynlp.fewshot.auxiliary import hidden_words
+from easynlp.fewshot.pet import pet
 from easynlp.methods import apply_methods
 from easynlp.tasks.text_classify import ClassifyConfig, TextClassify
 from easynlp.training.loop import make_forward, to_tensors

@@ -110,7 +110,7 @@ def test_a_run_is_a_plain_classifier_that_stock_transformers_loads(
     pipeline = easynlp.train(
         "text_classify", train=str(reviews_file), dev=str(reviews_file), model=str(tiny_folder),
         output=str(tmp_path / "run"), method=["setfit"], epochs=8.0, batch_size=8, lr=3e-3,
-        precision="fp32", probe_strength=1.0,
+        precision="fp32", probe_strength=1.0, pooling="first",
     )  # fmt: skip
     assert pipeline.meta["task"] == "text_classify"
     assert pipeline.meta["scores"]["dev"]["accuracy"] == 1.0

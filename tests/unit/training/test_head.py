@@ -44,7 +44,8 @@ def test_examples_run(module):
 def test_a_fitted_head_answers_as_logistic_regression_does(tiny_backbone, labels):
     rows = [{"text": text, "label": str(i % labels)} for i, text in enumerate(TEXTS)]
     kind = find_task("text_classify")
-    task = kind.prepare(kind.Config(max_length=32), tiny_backbone.tokenizer, rows)
+    config = kind.Config(max_length=32, pooling="first")
+    task = kind.prepare(config, tiny_backbone.tokenizer, rows)
     torch.manual_seed(0)
     model = task.build(plain(tiny_backbone, 0.5)).train()
     source = EncodedRows.of(task.encode_batch(rows))
@@ -130,6 +131,14 @@ def test_a_probe_first_is_never_worse_than_the_probe_on_dev(go, reviews_file):
     tuned = go("tuned", probe="first", lr=1e-4)
     assert tuned.meta["best_step"] == 6
     assert tuned.predict(texts)[0]["scores"] != only.predict(texts)[0]["scores"]
+
+
+def test_a_probe_first_of_a_head_that_is_not_trained_is_refused(go, tmp_path):
+    with pytest.raises(ConfigError, match="Leave --probe out"):
+        go("first", probe="first", method=["setfit"])
+    assert not (tmp_path / "first").exists()
+    for probe in ("no", "after"):
+        assert go(probe, probe=probe, method=["setfit"], epochs=1.0).meta["best_step"] == 3
 
 
 def test_a_probe_after_fits_what_was_trained(go, tmp_path, reviews_file):
