@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from easynlp.text.tokenizer import Tokenizer
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -50,6 +54,65 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
     BertForMaskedLM(config).save_pretrained(folder)
     return folder
+
+
+def _words_for_tokenizers() -> tuple[list[str], str]:
+    """Return pieces of several characters, and every character that is to be known."""
+    pieces = "房间 干净 早餐 总体 来说 很好 很不 不错 不错的 糟糕 新闻 喜欢"
+    pieces += " 喜爱 讨厌 北京 真不干 。总"
+    more = "总之体来说很好差坏棒糟糕不行错"
+    more += "财经政新闻南上海东京他喜欢爱讨厌概括用这里真的太贵了，。吃"
+    text = "".join(dict.fromkeys(more + pieces.replace(" ", "") + "".join(t for t, _ in REVIEWS)))
+    return pieces.split(), text + "今天气学读书张三我在大"
+
+
+@pytest.fixture(scope="session")
+def wordpiece(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    """BERT's kind of tokenizer: Chinese characters, lower case."""
+    from easynlp.pretraining.vocabulary import save_vocabulary
+    from easynlp.text.tokenizer import Tokenizer
+
+    latin = [*"abcdefghijklmnopqrstuvwxyz0123456789"]
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *_words_for_tokenizers()[1], *latin]
+    folder = tmp_path_factory.mktemp("wordpiece")
+    save_vocabulary(
+        list(dict.fromkeys([*tokens, *(f"##{c}" for c in latin)])), folder, max_length=128
+    )
+    return Tokenizer.load(folder)
+
+
+@pytest.fixture(scope="session")
+def unigram() -> Tokenizer:
+    """XLM-R's kind of tokenizer: pieces of any length, a space before every stretch of text."""
+    from tokenizers import Regex, models, normalizers, pre_tokenizers, processors
+    from tokenizers import Tokenizer as Backend
+
+    from easynlp.text.tokenizer import Tokenizer
+
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    pieces, characters = _words_for_tokenizers()
+    latin = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789[]<>/,.!"
+    known = ["▁", *pieces, *characters, "▁我", "▁很好", "▁good", "▁Go", "ok", *latin]
+    scores = [(name, 0.0) for name in special]
+    scores += [(piece, -10.0) for piece in dict.fromkeys(known)] + [("<mask>", 0.0)]
+    backend = Backend(models.Unigram(scores, unk_id=3))
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.Nmt(), normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " ")]
+    )
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    backend.add_special_tokens([*special, "<mask>"])
+    backend.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>",
+        special_tokens=[("<s>", 0), ("</s>", 2)],
+    )  # fmt: skip
+    return Tokenizer(backend)
+
+
+@pytest.fixture(scope="session", params=["wordpiece", "unigram"])
+def tokenizer_of_each_kind(request: pytest.FixtureRequest) -> Tokenizer:
+    """Both of them, one after the other."""
+    found: Tokenizer = request.getfixturevalue(request.param)
+    return found
 
 
 @pytest.fixture(scope="session")

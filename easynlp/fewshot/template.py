@@ -175,8 +175,6 @@ class TemplateEncoder:
         self.soft_ids = [number for number in found if number is not None]
         assert len(self.soft_ids) == template.softs, "add_soft_tokens comes first"
         self._names = _special_names(tokenizer)
-        space = tokenizer.id_of("▁")
-        self._space = -1 if space is None else space
         self._after = np.array([tokenizer.mask_id, *self.soft_ids, self._names["sep"][1]])
         self._check_room()
 
@@ -192,7 +190,7 @@ class TemplateEncoder:
         rows = self.tokenizer.encode_batch([text for text, _ in filled], UNCUT)
         found = []
         for example, (text, spans), row in zip(examples, filled, rows, strict=True):
-            ids = row.ids[self._wanted(row.ids)]
+            ids = self.tokenizer.without_spaces(row.ids, self._after)[0]
             holes = np.flatnonzero(ids == self.tokenizer.mask_id)
             was_cut = any(len(example[name]) > limit for name in self.template.fields)
             if len(ids) <= self.max_length and len(holes) == self.masks:
@@ -218,23 +216,12 @@ class TemplateEncoder:
             spans.append((part, begin, len(text)))
         return text, spans
 
-    def _wanted(self, ids: np.ndarray) -> np.ndarray:
-        """Return which tokens to keep: not the lone spaces that some tokenizers put after masks.
-
-        SentencePiece begins every stretch of text with a space, which the language model never
-        saw inside a sentence.
-        """
-        if self._space < 0:
-            return np.ones(len(ids), bool)
-        after = np.isin(ids[:-1], self._after)
-        return np.append(True, ~(after & (ids[1:] == self._space)))
-
     def _cut(self, text: str, spans: list[tuple[Part, int, int]], was_cut: bool) -> Filled:
         """Encode a row again, knowing which token is of which part."""
         row = self.tokenizer.encode_batch([text], UNCUT, offsets=True)[0]
         assert row.offsets is not None
-        wanted = self._wanted(row.ids)
-        ids, (starts, ends) = row.ids[wanted], row.offsets[wanted].T
+        ids, kept = self.tokenizer.without_spaces(row.ids, self._after)
+        starts, ends = row.offsets[kept].T
         keep = np.ones(len(ids), bool)
         slots = []
         of_mask = np.zeros(len(ids), bool)
@@ -257,7 +244,7 @@ class TemplateEncoder:
     def _check_room(self) -> None:
         empty, _ = self._fill(dict.fromkeys(FIELDS, ""))
         row = self.tokenizer.encode_batch([empty], UNCUT)[0]
-        needed = int(self._wanted(row.ids).sum())
+        needed = len(self.tokenizer.without_spaces(row.ids, self._after)[0])
         if needed + len(self.template.fields) > self.max_length:
             raise ConfigError(
                 f'the pattern "{self.template}" alone takes {needed} of {self.max_length} tokens '

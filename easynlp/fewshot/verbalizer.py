@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -40,6 +40,7 @@ Scoring = Literal["candidates", "sum", "sets"]
 WordScore = Literal["sum", "mean"]
 _NAMES_A_WORD = re.compile(r"[^\W\d_]")
 _PLAIN = re.compile(r"[^=;；,，、\n{]+")
+_SLOTS = re.compile(r"\[(MASK|PRO|SEP|CLS|PAD|UNK)\]|<(mask|s|/s|pad|unk|pseudo[-0-9]*)>")
 
 
 @dataclass(frozen=True)
@@ -216,30 +217,31 @@ def logsumexp(array: np.ndarray, axis: int) -> np.ndarray:
 def word_tokens(word: str, tokenizer: Tokenizer) -> list[int]:
     """Return the tokens of a word as it stands inside a sentence.
 
+    Chinese words follow what is before them directly; one that begins with a Latin letter or a
+    digit is taken to follow a space.
+
     Raises:
         ConfigError: If one of them is unknown to the tokenizer, or special.
     """
-    backend = tokenizer.backend
-    if tokenizer.id_of("▁") is not None and not word[:1].isascii():
-        # Alone it would begin with a space, which Chinese inside a sentence does not have.
-        normal = backend.normalizer.normalize_str(word) if backend.normalizer else word
-        ids = [token.id for token in backend.model.tokenize(normal)]
-    else:
-        ids = list(backend.encode(word, add_special_tokens=False).ids)
-    unknown = {tokenizer.id_of("[UNK]"), tokenizer.id_of("<unk>"), tokenizer.mask_id}
-    if not ids or unknown & set(ids):
-        lacking = "" if not ids else " (" + ", ".join(_unknown_characters(word, tokenizer)) + ")"
+    slot = _SLOTS.search(word)
+    if slot or tokenizer.mask_id in tokenizer.word_ids(word):
+        raise ConfigError(
+            f'the model does not know the label word "{word}": it is a hole or another special '
+            "token, not a word. Choose another with --words"
+        )
+    # Alone it would begin with a space, which Chinese inside a sentence does not have.
+    ids = tokenizer.word_ids(word, after_space=word[:1].isascii())
+    if not ids or tokenizer.unk_id in ids:
+        unknown = [
+            f"unknown: {character}"
+            for character in dict.fromkeys(word)
+            if tokenizer.unk_id in tokenizer.word_ids(character)
+        ]
+        lacking = f" ({', '.join(unknown)})" if unknown else ""
         raise ConfigError(
             f'the model does not know the label word "{word}"{lacking}: choose another with --words'
         )
     return ids
-
-
-def _unknown_characters(word: str, tokenizer: Tokenizer) -> Iterable[str]:
-    unknown = {tokenizer.id_of("[UNK]"), tokenizer.id_of("<unk>")}
-    for character in dict.fromkeys(word):
-        if unknown & set(tokenizer.backend.encode(character, add_special_tokens=False).ids):
-            yield f"unknown: {character}"
 
 
 def _check_distinct(names: Sequence[tuple[str, str]], tokens: Sequence[Sequence[int]]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from tokenizers import Tokenizer as Backend
 
 from easynlp.errors import ModelError
 
-__all__ = ["Encoded", "Tokenizer"]
+__all__ = ["SPACE", "Encoded", "Tokenizer"]
 
 MAX_CHARS = 20_000
 """A text is cut to ``max(MAX_CHARS, 16 * max_length)`` characters before tokenizing: nothing
@@ -25,6 +26,9 @@ after that can reach the model, and a hostile text then costs no more than a lon
 LONGEST_WORD = 100
 """Characters of the longest word a WordPiece tokenizer splits; what is cut off a text so far
 behind a token changes nothing about the token."""
+
+SPACE = "▁"
+"""What SentencePiece writes for a space."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,7 @@ class Tokenizer:
         self._max_length: int | None = None
         self.pad_id = self._special("[PAD]", "<pad>")
         self.mask_id = self._special("[MASK]", "<mask>", required=False)
+        self.unk_id = self._special("[UNK]", "<unk>", required=False)
 
     @classmethod
     def load(cls, folder: str | Path) -> Tokenizer:
@@ -96,6 +101,68 @@ class Tokenizer:
     def id_of(self, token: str) -> int | None:
         """Return a token's id, or None."""
         return self.backend.token_to_id(token)
+
+    @cached_property
+    def begins_with_space(self) -> bool:
+        """Whether a text's first token carries a space that the text does not have (``▁``).
+
+        SentencePiece tokenizers do so; in the vocabulary of another one ``▁`` is a character.
+        """
+        tokens = self.backend.encode("好", add_special_tokens=False).tokens
+        return bool(tokens) and tokens[0].startswith(SPACE)
+
+    def word_ids(self, word: str, *, after_space: bool = True) -> list[int]:
+        """Return the ids of a word as it stands in a text, without special tokens.
+
+        Args:
+            word: One or more characters.
+            after_space: False: directly behind another character, as Chinese words do; it makes a
+                difference only where `begins_with_space`, and special tokens are not read then.
+
+        Example:
+            >>> tokenizer.tokens()[tokenizer.word_ids("好", after_space=False)[0]]
+            ...                                                       # doctest: +SKIP
+            '好'
+        """
+        backend = self.backend
+        if after_space or not self.begins_with_space:
+            return list(backend.encode(word, add_special_tokens=False).ids)
+        normal = backend.normalizer.normalize_str(word) if backend.normalizer else word
+        inner = normal.lstrip(f" {SPACE}").replace(" ", SPACE)
+        return [token.id for token in backend.model.tokenize(inner)] if inner else []
+
+    def without_spaces(self, ids: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return ids without the spaces that the tokenizer put behind special tokens.
+
+        Where `begins_with_space`, every stretch of text between special tokens begins with one,
+        which a language model never saw inside a sentence: a lone one is dropped, and ``▁我``
+        becomes ``我``. Latin words keep theirs.
+
+        Args:
+            ids: Shape (tokens,).
+            after: Ids of the special tokens.
+
+        Returns:
+            The ids that are left, and which of the tokens given they are, bool (tokens,).
+        """
+        if not self.begins_with_space:
+            return ids, np.ones(len(ids), bool)
+        behind = np.append(False, np.isin(ids[:-1], after))
+        ids = np.where(behind, self._bare[ids], ids).astype(ids.dtype)
+        return ids[ids >= 0], ids >= 0
+
+    @cached_property
+    def _bare(self) -> np.ndarray:
+        """Each id's id without the space it begins with, itself if there is none; -1: a space."""
+        found = np.arange(self.vocab_size)
+        for number, name in enumerate(self.tokens()):
+            rest = name.removeprefix(SPACE)
+            if name == SPACE:
+                found[number] = -1
+            elif rest != name and not rest[0].isascii():
+                bare = self.id_of(rest)
+                found[number] = number if bare is None else bare
+        return found
 
     def encode(
         self, text: str, pair: str | None = None, *, max_length: int, offsets: bool = False

@@ -4,55 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors
-from tokenizers import Tokenizer as Backend
 
 from easynlp.errors import ConfigError
 from easynlp.fewshot.template import Template, TemplateEncoder, add_soft_tokens
 from easynlp.fewshot.verbalizer import word_tokens
-from easynlp.models.backbone import BUILT_IN
-from easynlp.text.tokenizer import Tokenizer
-
-PIECES = [
-    "▁",
-    "总体",
-    "来说",
-    "很",
-    "很好",
-    "好",
-    "房间",
-    "干净",
-    "差",
-    "。",
-    "，",
-    "早餐",
-    "[",
-    "]",
-]
-
-
-@pytest.fixture(scope="module")
-def wordpiece() -> Tokenizer:
-    return Tokenizer.load(BUILT_IN / "tiny-zh")
-
-
-@pytest.fixture(scope="module")
-def unigram() -> Tokenizer:
-    """A SentencePiece-like tokenizer: words of any length, a space before every stretch."""
-    special = ["<s>", "<pad>", "</s>", "<unk>"]
-    scores = [(name, 0.0) for name in special] + [(p, -len(PIECES) + len(p)) for p in PIECES]
-    backend = Backend(models.Unigram(scores, unk_id=3))
-    backend.normalizer = normalizers.Sequence(
-        [normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " ")]
-    )
-    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
-    backend.decoder = decoders.Metaspace()
-    backend.add_special_tokens([*special, "<mask>"])
-    backend.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>",
-        special_tokens=[("<s>", 0), ("</s>", 2)],
-    )  # fmt: skip
-    return Tokenizer(backend)
 
 
 def tokens(tokenizer, ids):
@@ -117,12 +72,37 @@ def test_a_filled_pattern_has_the_special_tokens_at_its_ends(wordpiece):
     assert not row.truncated
 
 
-def test_sentencepiece_gets_no_space_after_a_mask(unigram):
-    row, found = fill(unigram, "总体来说很<mask>。{text}", text="房间很好")
+def test_the_same_pattern_filled_for_pieces_of_several_characters(unigram):
+    row, found = fill(unigram, "{text}。总之很[MASK]。", text="房间干净", masks=2)
+    assert found == [
+        "<s>", "▁", "房间", "干净", "。总", "之", "很", "<mask>", "<mask>", "。", "</s>"
+    ]  # fmt: skip
+    assert row.holes.tolist() == [7, 8]
+
+
+@pytest.mark.parametrize("mask", ["<mask>", "[MASK]"])
+def test_sentencepiece_gets_no_space_after_a_mask(unigram, mask):
+    row, found = fill(unigram, f"总体来说很{mask}。{{text}}", text="房间很好")
     assert found == ["<s>", "▁", "总体", "来说", "很", "<mask>", "。", "房间", "很好", "</s>"]
     assert row.holes.tolist() == [5]
-    assert tokens(unigram, word_tokens("好", unigram)) == ["好"]
-    assert tokens(unigram, word_tokens("很好", unigram)) == ["很好"]
+    # Nor inside a piece; in front of a Latin word, and before the first, it stays.
+    for pattern, behind in (("很[MASK]{text}", "<mask>"), ("很[PRO]{text}[MASK]", "<pseudo-0>")):
+        found = fill(unigram, pattern, text="我在")[1]
+        assert found[found.index(behind) + 1] == "我"
+    assert fill(unigram, "{text}[MASK]", text="我在")[1][1] == "▁我"
+    assert fill(unigram, "[MASK]{text}", text="good")[1][2] == "▁good"
+
+
+@pytest.mark.parametrize("word", ["好", "很好", "不错", "差", "我", "不错 的"])
+def test_a_label_word_has_the_tokens_it_would_have_in_the_hole(tokenizer_of_each_kind, word):
+    """By filling the hole with the word itself; what is around it joins with no character."""
+    tokenizer = tokenizer_of_each_kind
+    found = tokens(tokenizer, word_tokens(word, tokenizer))
+    filled = tokenizer.encode(f"贵{word}贵", max_length=32).ids
+    names = tokens(tokenizer, filled)
+    first = names.index("贵")
+    assert found == names[first + 1 : names.index("贵", first + 1)]
+    assert not found[0].startswith("▁")
 
 
 @pytest.mark.parametrize("kind", ["wordpiece", "unigram"])
@@ -152,34 +132,48 @@ def test_truncation_cuts_the_longer_field_and_nothing_else(request, kind, patter
             assert sum(sizes) in (room, room - 1, room + 1)
 
 
-def test_masks_in_the_text_are_not_holes(wordpiece):
-    row, found = fill(wordpiece, "{text}，很[MASK]", text="好[MASK]好[MASK]")
-    assert found.count("[MASK]") == 3
+def test_masks_in_the_text_are_not_holes(tokenizer_of_each_kind):
+    tokenizer = tokenizer_of_each_kind
+    mask, end = tokens(tokenizer, [tokenizer.mask_id])[0], tokenizer.encode("", max_length=4).ids[1]
+    row, found = fill(tokenizer, "{text}，很[MASK]", text=f"好{mask}好{mask}")
+    assert found.count(mask) == 3
     assert row.holes.tolist() == [found.index("很") + 1]
-    long, found = fill(wordpiece, "{text}，很[MASK]", text="[MASK]好" * 40, max_length=16)
+    long, found = fill(tokenizer, "{text}，很[MASK]", text=f"{mask}好" * 40, max_length=16)
     assert len(long.ids) == 16
     assert long.holes.tolist() == [14]
-    assert found[-3:] == ["很", "[MASK]", "[SEP]"]
+    assert found[-3:-1] == ["很", mask]
+    assert long.ids[-1] == end
+    # The other kind's mask is but characters.
+    other = {"[MASK]": "<mask>", "<mask>": "[MASK]"}[mask]
+    assert fill(tokenizer, "{text}，很[MASK]", text=other)[1].count(mask) == 1
 
 
-def test_a_pattern_that_leaves_no_room_is_refused(wordpiece):
+def test_a_pattern_that_leaves_no_room_is_refused(tokenizer_of_each_kind):
+    """Of the one 10 characters, of the other a space and 9 pieces."""
     with pytest.raises(ConfigError, match=r"alone takes 12 of 12 tokens .* --max-length"):
-        fill(wordpiece, "总的来说这里真的很[MASK]{text}", text="好", max_length=12)
+        fill(tokenizer_of_each_kind, "总的来说这里真的很[MASK]{text}", text="好", max_length=12)
 
 
-def test_soft_tokens_are_added_to_a_copy(wordpiece):
-    before = wordpiece.fingerprint()
-    _, found = fill(wordpiece, "[PRO][PRO]{text}<pseudo>[MASK]", text="好")
-    assert found[1:3] == ["<pseudo-0>", "<pseudo-1>"]
-    assert found[4:6] == ["<pseudo-2>", "[MASK]"]
-    assert wordpiece.fingerprint() == before
-    grown = add_soft_tokens(wordpiece, 3)
-    assert grown.vocab_size == wordpiece.vocab_size + 3
+def test_soft_tokens_are_added_to_a_copy(tokenizer_of_each_kind):
+    tokenizer = tokenizer_of_each_kind
+    mask = tokens(tokenizer, [tokenizer.mask_id])[0]
+    before = tokenizer.fingerprint()
+    _, found = fill(tokenizer, "[PRO][PRO]{text}<pseudo>[MASK]", text="好")
+    assert found[1:-1] == ["<pseudo-0>", "<pseudo-1>", "好", "<pseudo-2>", mask]
+    assert tokenizer.fingerprint() == before
+    grown = add_soft_tokens(tokenizer, 3)
+    assert grown.vocab_size == tokenizer.vocab_size + 3
+    assert [grown.id_of(f"<pseudo-{i}>") for i in range(3)] == [
+        tokenizer.vocab_size + i for i in range(3)
+    ]
     assert add_soft_tokens(grown, 2) is grown
 
 
-def test_a_very_long_text_keeps_the_pattern(wordpiece):
-    row, found = fill(wordpiece, "{text}。总之很[MASK]。", text="房间很干净，" * 20_000)
+def test_a_very_long_text_keeps_the_pattern(tokenizer_of_each_kind):
+    tokenizer = tokenizer_of_each_kind
+    row, found = fill(tokenizer, "{text}的总之很[MASK]。", text="房间很干净，" * 20_000)
     assert len(row.ids) == 64
     assert row.truncated
-    assert found[-7:] == ["。", "总", "之", "很", "[MASK]", "。", "[SEP]"]
+    mask = tokens(tokenizer, [tokenizer.mask_id])[0]
+    assert found[-7:-1] == ["的", "总", "之", "很", mask, "。"]
+    assert row.holes.tolist() == [61]
