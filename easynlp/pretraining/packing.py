@@ -21,7 +21,7 @@ from easynlp.atomic import write_json
 from easynlp.errors import DataError, RunError
 from easynlp.pretraining.corpora.parallel import spread
 from easynlp.pretraining.corpus import Heldout, documents
-from easynlp.text.segment import word_lengths
+from easynlp.text.segment import continues, word_lengths
 from easynlp.text.tokenizer import Encoded, Tokenizer
 
 __all__ = ["CONTINUES", "PackStats", "clean", "frame_ids", "pack"]
@@ -182,7 +182,7 @@ def _tokenize_file(packing: _Packing, item: tuple[int, Path]) -> dict[str, int]:
         return kept
     names = ("documents", "paragraphs", "refused", "characters", "tokens", "unknown")
     counts = dict.fromkeys(names, 0)
-    unknown = packing.tokenizer.id_of("[UNK]")
+    unknown = packing.tokenizer.unk_id
     with part.open("wb") as out:
         for pieces in _tokenized(file, packing.tokenizer, packing.sep, packing.heldout, counts):
             counts["unknown"] += int(np.count_nonzero((pieces & ~CONTINUES) == unknown))
@@ -232,11 +232,12 @@ def _tokenized(
         of_char = np.repeat(*_numbered([n for text in batch for n in word_lengths(text)]))
         ids = np.concatenate([item.ids for item in encoded]).astype(np.uint32)
         text = np.repeat(np.arange(len(batch)), [len(item.ids) for item in encoded])
-        first = np.concatenate([_starts(item) for item in encoded]) + (stop - sizes)[text]
+        spans = np.concatenate([_spans(item) for item in encoded]) + (stop - sizes)[text, None]
         inside = ~np.isin(ids, special)
-        words = of_char[np.minimum(first, stop[text] - 1)][inside]  # numbered through all texts
-        ids, text = ids[inside], text[inside]
-        ids[1:][words[1:] == words[:-1]] |= CONTINUES
+        ids, text, spans = ids[inside], text[inside], spans[inside]
+        first = np.minimum(spans[:, 0], stop[text] - 1)  # characters, numbered through all texts
+        last = np.clip(spans[:, 1] - 1, first, stop[text] - 1)
+        ids[continues(of_char[first], of_char[last])] |= CONTINUES
         joined = np.insert(ids, np.searchsorted(text, np.flatnonzero(ends), side="right"), sep)
         batch.clear()
         ends.clear()
@@ -255,10 +256,9 @@ def _numbered(lengths: list[int]) -> tuple[np.ndarray, np.ndarray]:
     return np.arange(len(lengths), dtype=np.int32), np.array(lengths, np.int64)
 
 
-def _starts(item: Encoded) -> np.ndarray:
+def _spans(item: Encoded) -> np.ndarray:
     assert item.offsets is not None
-    first: np.ndarray = item.offsets[:, 0]
-    return first
+    return item.offsets
 
 
 def clean(

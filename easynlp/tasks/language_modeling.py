@@ -17,7 +17,7 @@ import numpy as np
 from easynlp.errors import ConfigError, DataError
 from easynlp.tasks.base import Batch, Example, Features, Field, Prediction
 from easynlp.text.masking import MASKINGS, Masked, mask_words
-from easynlp.text.segment import word_ids
+from easynlp.text.segment import continues, word_ids
 from easynlp.text.similar_words import SimilarWords
 from easynlp.text.tokenizer import Tokenizer
 
@@ -101,7 +101,8 @@ class LanguageModeling:
 
         The draw is a function of the text alone, so scores on held-out text repeat; training
         rows are drawn anew every epoch by `pretraining.rows`. A text that brings its own mask
-        tokens keeps them, and nothing else is hidden.
+        tokens keeps them, and nothing else is hidden; ``[MASK]`` is one whatever the tokenizer's
+        own is called.
         """
         return self.encode_batch([example])[0]
 
@@ -109,15 +110,18 @@ class LanguageModeling:
         """Encode many examples; the same as `encode` on each."""
         found = []
         texts = [example["text"] for example in examples]
+        if self.tokenizer.mask_id >= 0:
+            mask = str(self.tokenizer.backend.id_to_token(self.tokenizer.mask_id))
+            texts = [text.replace("[MASK]", mask) for text in texts]
         for text, item in zip(
             texts, self.tokenizer.encode_batch(texts, self.config.max_length, True), strict=True
         ):
             assert item.offsets is not None
             if (item.ids == self.tokenizer.mask_id).any():
-                holes = np.flatnonzero(item.ids == self.tokenizer.mask_id)
-                found.append(
-                    {"input_ids": item.ids, "positions": holes, "truncated": item.truncated}
-                )
+                mask_id = np.array([self.tokenizer.mask_id])
+                ids, _ = self.tokenizer.without_spaces(item.ids, mask_id)
+                holes = np.flatnonzero(ids == mask_id)
+                found.append({"input_ids": ids, "positions": holes, "truncated": item.truncated})
                 continue
             words = token_words(text, item.ids, item.offsets, self.special)
             seed = zlib.crc32(item.ids.tobytes())
@@ -242,10 +246,17 @@ def special_ids(tokenizer: Tokenizer) -> np.ndarray:
 def token_words(text: str, ids: np.ndarray, offsets: np.ndarray, special: np.ndarray) -> np.ndarray:
     """Return the word number of each token, -1 for special tokens, shape (tokens,).
 
-    A token belongs to the word its first character is in.
+    Words are those of the segmenter. Where a token reaches over a word's end into a part of the
+    next word, as pieces of a SentencePiece tokenizer do (``▁Go|od``, ``天天|气``), the two words
+    are one, so that none is ever hidden by half; a token that ends where a word ends joins
+    nothing.
     """
     of_char = word_ids(text)
-    if not len(of_char):
-        return np.full(len(ids), -1, np.int32)
-    first = np.minimum(offsets[:, 0], len(of_char) - 1)
-    return np.where(np.isin(ids, special), -1, of_char[first]).astype(np.int32)
+    words = np.full(len(ids), -1, np.int32)
+    inside = np.flatnonzero(~np.isin(ids, special))
+    if len(of_char) and len(inside):
+        start, end = offsets[inside].T
+        first = np.minimum(start, len(of_char) - 1)
+        last = np.clip(end - 1, first, len(of_char) - 1)
+        words[inside] = np.cumsum(~continues(of_char[first], of_char[last]))
+    return words

@@ -9,7 +9,7 @@ import numpy as np
 
 from easynlp.errors import MissingExtra
 
-__all__ = ["word_ids", "word_lengths"]
+__all__ = ["continues", "word_ids", "word_lengths"]
 
 
 @lru_cache(maxsize=1)
@@ -40,3 +40,19 @@ def word_ids(text: str) -> np.ndarray:
     """
     lengths = word_lengths(text)
     return np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
+
+
+def continues(first: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """Return whether each token goes on with the word of the token before it, bool (tokens,).
+
+    Args:
+        first: Number of the word that a token's first character is in, shape (tokens,).
+        last: The same of its last character.
+
+    Example:
+        >>> continues(np.array([0, 0, 2]), np.array([0, 1, 2])).tolist()
+        [False, True, False]
+        >>> continues(np.array([0, 1, 2]), np.array([1, 1, 2])).tolist()
+        [False, True, False]
+    """
+    return np.append(False, first[1:] == last[:-1])

@@ -12,7 +12,7 @@ from easynlp.errors import DataError
 from easynlp.pretraining.corpus import Heldout, documents, find_files
 from easynlp.pretraining.rows import CONTINUES, MaskedRows, pack
 from easynlp.pretraining.vocabulary import save_vocabulary, train_vocabulary
-from easynlp.tasks.language_modeling import Config, LanguageModeling
+from easynlp.tasks.language_modeling import Config, LanguageModeling, token_words
 from easynlp.text.tokenizer import Tokenizer
 
 DOCUMENTS = [
@@ -126,3 +126,31 @@ def test_a_corpus_too_small_for_one_row_is_refused(tmp_path, tokenizer) -> None:
 def test_the_vocabulary_splits_chinese_into_characters(tokenizer) -> None:
     ids = tokenizer.encode("深度学习", max_length=16).ids
     assert [tokenizer.backend.id_to_token(int(i)) for i in ids[1:-1]] == ["深", "度", "学", "习"]
+
+
+def test_pieces_over_a_word_s_end_join_words_in_rows_too(unigram, tmp_path) -> None:
+    """As `token_words` says, text by text; and what is unknown is counted, whatever its name."""
+    texts = ["a Good hotel", "房间真不干净，北京鑫", "不错的很好"]
+    (tmp_path / "a.txt").write_text("\n".join(texts * 9), encoding="utf-8")
+    stats = pack([tmp_path / "a.txt"], unigram, tmp_path / "rows", row_length=100)
+    row = np.fromfile(tmp_path / "rows" / "rows.bin", np.uint32)[1:99]
+    expected: list[int] = []
+    for text in texts * 9:
+        item = unigram.encode(text, max_length=64, offsets=True)
+        ids, words = item.ids, token_words(text, item.ids, item.offsets, np.array([0, 2]))
+        expected += [
+            int(ids[i]) | (int(CONTINUES) if words[i] == words[i - 1] else 0)
+            for i in range(1, len(ids) - 1)
+        ]
+    assert row.tolist() == expected[: len(row)]
+    assert len(row) == 98
+    assert stats.unknown == 9
+
+
+@pytest.mark.parametrize("text", ["很[MASK]我", "很<mask>我"])
+def test_a_text_s_own_holes_are_found_under_either_name(unigram, text) -> None:
+    features = LanguageModeling(Config(max_length=32), unigram).encode({"text": text})
+    names = [unigram.backend.id_to_token(int(i)) for i in features["input_ids"]]
+    assert names == ["<s>", "▁", "很", "<mask>", "我", "</s>"]
+    assert features["positions"].tolist() == [3]
+    assert "target" not in features

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from easynlp.errors import ConfigError, DataError
+from easynlp.tasks.language_modeling import Config, LanguageModeling, special_ids, token_words
 from easynlp.text.masking import MASKINGS, mask_words, units
-from easynlp.text.segment import word_ids
+from easynlp.text.segment import word_ids, word_lengths
 from easynlp.text.similar_words import SimilarWords
 
 MASK, LOW, HIGH = 4, 5, 900
@@ -81,6 +82,49 @@ def test_words_are_chinese_words() -> None:
     assert word_ids("我喜欢北京").tolist() == [0, 1, 1, 2, 2]
     text = "用BERT做𠮷野家的分类😀，ＯＫ？"
     assert len(word_ids(text)) == len(text)
+
+
+TEXTS = ["房间不错的，很好吃", "房间真不干净", "a Good hotel，Go东京", "我喜欢 北京。总之不错的"]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("masking", ["word", "ngram"])
+def test_a_word_is_never_hidden_by_half_whatever_the_pieces(
+    tokenizer_of_each_kind, text, masking
+) -> None:
+    """By characters: if one of a word's is behind a hole or changed, so are all of them."""
+    tokenizer = tokenizer_of_each_kind
+    task = LanguageModeling(Config(mask_rate=0.4, masking=masking), tokenizer)
+    item = tokenizer.encode(text, max_length=64, offsets=True)
+    words = token_words(text, item.ids, item.offsets, task.special)
+    seen = set()
+    for seed in range(60):
+        row = task.draw(item.ids, words, np.random.default_rng(seed))
+        hidden = np.zeros(len(text), bool)
+        for first, end in item.offsets[row.positions]:
+            hidden[first:end] = True
+        seen.add(tuple(hidden))
+        spaces = np.array([c == " " for c in text])  # a part of the piece after it, or alone
+        for word in np.unique(word_ids(text)[~spaces]):
+            of_word = hidden[word_ids(text) == word]
+            assert of_word.all() or not of_word.any()
+    assert len(seen) >= 3  # and not all at once
+
+
+def test_words_are_joined_where_a_piece_is_of_both(unigram) -> None:
+    def groups(text: str) -> list[str]:
+        item = unigram.encode(text, max_length=64, offsets=True)
+        words = token_words(text, item.ids, item.offsets, special_ids(unigram))
+        names = [unigram.backend.id_to_token(int(i)) for i in item.ids]
+        return ["|".join(n for n, w in zip(names, words, strict=True) if w == each)
+                for each in np.unique(words[words >= 0])]  # fmt: skip
+
+    assert word_lengths("不错的很好") == [2, 1, 1, 1]
+    assert groups("不错的很好") == ["▁|不错的", "很好"]  # each ends where a word ends
+    assert word_lengths("真不干净") == [1, 1, 2]
+    assert groups("真不干净") == ["▁|真不干|净"]  # else 干净 could be parted
+    assert word_lengths("a Good") == [1, 1, 4]
+    assert groups("a Good") == ["▁|a", "▁Go|o|d"]  # the space is a word to the segmenter
 
 
 def shift(ids: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
