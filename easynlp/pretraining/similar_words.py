@@ -7,6 +7,7 @@ reads each alone, and the nearest by cosine with as many tokens are its similar 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from easynlp.atomic import write_text
 from easynlp.errors import DataError
 from easynlp.pretraining.rows import CONTINUES
 from easynlp.pretraining.teacher import Teacher
-from easynlp.text.tokenizer import Tokenizer
+from easynlp.text.tokenizer import SPACE, Tokenizer
 
 __all__ = ["FILE", "common_words", "nearest", "write_similar_words"]
 
@@ -88,7 +89,7 @@ def common_words(tokens: np.ndarray, tokenizer: Tokenizer, size: int) -> list[li
     starts = np.flatnonzero((tokens & CONTINUES) == 0)
     lengths = np.diff(np.append(starts, len(ids)))
     bits = max(1, int(tokenizer.vocab_size).bit_length())
-    counted: list[tuple[int, int, str]] = []
+    counted: Counter[str] = Counter()
     for length in range(1, min(LONGEST, 64 // bits) + 1):
         at = starts[lengths == length]
         if not len(at):
@@ -97,17 +98,23 @@ def common_words(tokens: np.ndarray, tokenizer: Tokenizer, size: int) -> list[li
         for offset in range(length):
             keys = (keys << np.uint64(bits)) | ids[at + offset]
         found, counts = np.unique(keys, return_counts=True)
-        order = np.argsort(-counts, kind="stable")[:size]
+        order = np.argsort(-counts, kind="stable")[: 2 * size]
         for key, count in zip(found[order].tolist(), counts[order].tolist(), strict=True):
             parts = [(key >> (bits * (length - 1 - i))) & ((1 << bits) - 1) for i in range(length)]
             names = [tokenizer.backend.id_to_token(part) or "" for part in parts]
-            word = "".join(name.removeprefix("##").removeprefix("▁") for name in names)
-            if count >= LEAST and word.isalnum():
-                counted.append((count, length, word))
-    counted.sort(key=lambda item: (-item[0], item[2]))
-    return [
-        [word for _, of, word in counted[:size] if of == length] for length in range(1, LONGEST + 1)
-    ]
+            word = "".join(name.removeprefix("##").removeprefix(SPACE) for name in names)
+            if word.isalnum():
+                counted[word] += count  # with a space and without it are one word
+    common = sorted(
+        (word for word, count in counted.items() if count >= LEAST),
+        key=lambda word: (-counted[word], word),
+    )
+    found_by_length: list[list[str]] = [[] for _ in range(LONGEST)]
+    for word in common[:size]:
+        pieces = len(tokenizer.word_ids(word, after_space=word.isascii()))
+        if 1 <= pieces <= LONGEST:
+            found_by_length[pieces - 1].append(word)
+    return found_by_length
 
 
 def nearest(vectors: np.ndarray, count: int, block: int = 1024) -> Sequence[np.ndarray]:

@@ -17,7 +17,8 @@ class SimilarWords:
     """Words to similar words of as many tokens, looked up by token ids.
 
     A replacement of another length would move every token behind it, so it is left out, and so is
-    one with an unknown token.
+    one with an unknown token. Where a tokenizer puts a space into the first token of a text
+    (SentencePiece), a word is found with and without it, and replaced by one that is like it.
 
     Args:
         table: Words to similar words.
@@ -25,27 +26,18 @@ class SimilarWords:
     """
 
     def __init__(self, table: Mapping[str, Sequence[str]], tokenizer: Tokenizer) -> None:
-        unknown = tokenizer.id_of("[UNK]")
         names = list(dict.fromkeys([*table, *(each for found in table.values() for each in found)]))
-        cut = tokenizer.backend.encode_batch(names, add_special_tokens=False)
-        ids = {
-            name: np.asarray(item.ids, np.int32)
-            for name, item in zip(names, cut, strict=True)
-            if item.ids and unknown not in item.ids
-        }
         self._table: dict[bytes, np.ndarray] = {}
-        for word, found in table.items():
-            if word not in ids:
-                continue
-            fitting = [
-                ids[each]
-                for each in found
-                if each in ids
-                and len(ids[each]) == len(ids[word])
-                and not np.array_equal(ids[each], ids[word])
-            ]
-            if fitting:
-                self._table[_key(ids[word])] = np.stack(fitting)
+        for after_space in (False, True) if tokenizer.begins_with_space else (True,):
+            cut = {name: tokenizer.word_ids(name, after_space=after_space) for name in names}
+            ids = {
+                name: np.asarray(found, np.int32)
+                for name, found in cut.items()
+                if found and tokenizer.unk_id not in found
+            }
+            for word, similar in table.items():
+                if word in ids and (fitting := _fitting(ids[word], similar, ids)):
+                    self._table.setdefault(_key(ids[word]), np.stack(fitting))
 
     @classmethod
     def read(cls, path: str | Path, tokenizer: Tokenizer) -> SimilarWords:
@@ -83,6 +75,14 @@ class SimilarWords:
         """Return the ids of a similar word drawn at random, or None if there is none."""
         found = self._table.get(_key(ids))
         return None if found is None else found[int(rng.integers(len(found)))]
+
+
+def _fitting(
+    word: np.ndarray, similar: Sequence[str], ids: Mapping[str, np.ndarray]
+) -> list[np.ndarray]:
+    """Return the ids of those similar words that have as many as a word, and other ones."""
+    found = [ids[each] for each in similar if each in ids]
+    return [each for each in found if len(each) == len(word) and not np.array_equal(each, word)]
 
 
 def _key(ids: np.ndarray) -> bytes:
