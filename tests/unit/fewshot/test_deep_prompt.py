@@ -15,7 +15,6 @@ from transformers import AutoConfig
 import easynlp
 from easynlp.errors import ConfigError, ModelError
 from easynlp.fewshot.deep_prompt import deep_prompt
-from easynlp.models.backbone import Backbone
 from easynlp.models.heads import core
 from easynlp.models.prefix import add_prefix
 from easynlp.pipeline import Pipeline
@@ -190,4 +189,3 @@ def test_what_does_not_fit_is_refused(tiny_backbone, go):
         deep_prompt(make_plan(albert))
     with pytest.raises(ModelError, match="activation-checkpointing"):
         go("run", steps=1, activation_checkpointing=True)
-    assert Backbone.load("tiny-zh").config.model_type == "ngram_bert"
