@@ -223,17 +223,24 @@ class TemplateEncoder:
         ids, kept = self.tokenizer.without_spaces(row.ids, self._after)
         starts, ends = row.offsets[kept].T
         keep = np.ones(len(ids), bool)
-        slots = []
+        slots: dict[int, np.ndarray] = {}
         of_mask = np.zeros(len(ids), bool)
-        for part, begin, end in spans:
+        for number, (part, begin, end) in enumerate(spans):
             inside = (starts >= begin) & (ends <= end) & (ends > starts)
             if part.kind == "field":
-                slots.append(np.flatnonzero(inside))
+                slots[number] = np.flatnonzero(inside)
             elif part.kind == "mask":
                 of_mask |= inside & (ids == self.tokenizer.mask_id)
         excess = len(ids) - self.max_length
-        for slot, size in zip(slots, _fit([len(s) for s in slots], excess), strict=True):
+        sizes = _fit([len(s) for s in slots.values()], excess)
+        shorter = {}
+        for (number, slot), size in zip(slots.items(), sizes, strict=True):
             keep[slot[size:]] = False
+            end = spans[number][2]
+            if size < len(slot) and ((starts < end) & (ends > end)).any():
+                shorter[number] = int(starts[slot[size]])
+        if shorter:  # a token is of a field's end and of the pattern: cut the text, and try again
+            return self._cut(*_shorten(text, spans, shorter), was_cut=True)
         if keep.sum() > self.max_length:
             raise DataError(
                 f"the pattern leaves no room for this text in {self.max_length} tokens",
@@ -337,6 +344,18 @@ def _joined(parts: Sequence[Part]) -> list[Part]:
         elif part.kind != "literal" or part.value:
             found.append(part)
     return found
+
+
+def _shorten(
+    text: str, spans: Sequence[tuple[Part, int, int]], ends: Mapping[int, int]
+) -> tuple[str, list[tuple[Part, int, int]]]:
+    """Return a filled pattern and its parts, those of the numbers given with earlier ends."""
+    short, found = "", []
+    for number, (part, begin, end) in enumerate(spans):
+        at = len(short)
+        short += text[begin : ends.get(number, end)]
+        found.append((part, at, len(short)))
+    return short, found
 
 
 def _fit(sizes: Sequence[int], excess: int) -> list[int]:

@@ -177,3 +177,23 @@ def test_a_very_long_text_keeps_the_pattern(tokenizer_of_each_kind):
     mask = tokens(tokenizer, [tokenizer.mask_id])[0]
     assert found[-7:-1] == ["的", "总", "之", "很", mask, "。"]
     assert row.holes.tolist() == [61]
+
+
+@pytest.mark.parametrize("max_length", range(10, 24))
+def test_a_piece_of_text_and_pattern_does_not_keep_the_end_of_a_text_that_is_cut(
+    unigram, max_length
+):
+    """不错的 is one piece, of the text's 不错 and the pattern's 的; 房间 is where it is cut."""
+    texts = {"text": "早餐" + "房间" * 9 + "不错", "text_b": "北京" * 2 + "不错"}
+    pattern = "{text}的很[MASK]，{text_b}的"
+    row, found = fill(unigram, pattern, max_length=max_length, **texts)
+    assert len(row.ids) <= max_length
+    whole = "".join(found[1:-1]).lstrip("▁")
+    first, _, second = whole.partition("的很<mask>,")
+    assert found[row.holes[0]] == "<mask>"
+    assert texts["text"].startswith(first)
+    assert second.endswith("的")
+    assert texts["text_b"].startswith(second[:-1])
+    assert row.truncated == ((first, second[:-1]) != (texts["text"], texts["text_b"]))
+    if max_length > 10:
+        assert len(row.ids) >= min(max_length - 1, 20)  # no more is cut than must be
