@@ -110,7 +110,7 @@ class PromptClassify:
         # The files these may have come from are not needed again.
         self.config = replace(config, pattern=str(self.template), words=str(self.verbalizer))
         self.tokenizer = add_soft_tokens(tokenizer, self.template.softs)
-        self.reader = Reader.of(self.verbalizer, tokenizer)
+        self.reader = Reader.of(self.verbalizer, tokenizer, tight=self.template.tight)
         self._check_lengths()
         self._encoder = TemplateEncoder(
             self.template, self.tokenizer, self.reader.lengths[-1], config.max_length

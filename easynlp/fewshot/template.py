@@ -113,6 +113,13 @@ class Template:
         return sum(part.kind == "mask" for part in self.parts)
 
     @cached_property
+    def tight(self) -> bool:
+        """Whether the first ``[MASK]`` stands directly behind a character, without a space."""
+        first = [part.kind for part in self.parts].index("mask")
+        before = self.parts[first - 1] if first else Part("field")
+        return before.kind == "literal" and not before.value[-1].isspace()
+
+    @cached_property
     def softs(self) -> int:
         """How many soft tokens it has."""
         return sum(part.kind == "soft" for part in self.parts)

@@ -131,13 +131,17 @@ class Reader:
     log_count: Any
 
     @classmethod
-    def of(cls, verbalizer: Verbalizer, tokenizer: Tokenizer) -> Reader:
-        """Tokenize the words.
+    def of(cls, verbalizer: Verbalizer, tokenizer: Tokenizer, *, tight: bool = False) -> Reader:
+        """Tokenize the words; `tight` as `word_tokens` has it.
 
         Raises:
             ConfigError: If a word has an unknown token, or two labels share a word.
         """
-        tokens = [word_tokens(word, tokenizer) for words in verbalizer.words for word in words]
+        tokens = [
+            word_tokens(word, tokenizer, tight=tight)
+            for words in verbalizer.words
+            for word in words
+        ]
         names = [
             (label, word)
             for label, words in zip(verbalizer.labels, verbalizer.words, strict=True)
@@ -214,11 +218,14 @@ def logsumexp(array: np.ndarray, axis: int) -> np.ndarray:
     return result
 
 
-def word_tokens(word: str, tokenizer: Tokenizer) -> list[int]:
+def word_tokens(word: str, tokenizer: Tokenizer, *, tight: bool = False) -> list[int]:
     """Return the tokens of a word as it stands inside a sentence.
 
-    Chinese words follow what is before them directly; one that begins with a Latin letter or a
-    digit is taken to follow a space.
+    Args:
+        word: Chinese words follow what is before them directly.
+        tokenizer: Only one that puts spaces into its tokens makes a difference there.
+        tight: Whether a word that begins with a Latin letter or a digit does so as well, as in
+            ``很[MASK]``; else it follows a space.
 
     Raises:
         ConfigError: If one of them is unknown to the tokenizer, or special.
@@ -230,7 +237,7 @@ def word_tokens(word: str, tokenizer: Tokenizer) -> list[int]:
             "token, not a word. Choose another with --words"
         )
     # Alone it would begin with a space, which Chinese inside a sentence does not have.
-    ids = tokenizer.word_ids(word, after_space=word[:1].isascii())
+    ids = tokenizer.word_ids(word, after_space=word[:1].isascii() and not tight)
     if not ids or tokenizer.unk_id in ids:
         unknown = [
             f"unknown: {character}"

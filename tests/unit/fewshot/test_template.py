@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from easynlp.errors import ConfigError
+from easynlp.fewshot.prompt_classify import PromptClassify, PromptConfig
 from easynlp.fewshot.template import Template, TemplateEncoder, add_soft_tokens
 from easynlp.fewshot.verbalizer import word_tokens
 
@@ -130,6 +131,22 @@ def test_truncation_cuts_the_longer_field_and_nothing_else(request, kind, patter
             full_sizes = [sum(t in each for t in all_tokens) for each in ("房间", "早餐")]
             assert min(sizes) == min(full_sizes)
             assert sum(sizes) in (room, room - 1, room + 1)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "word", "expected"),
+    [
+        ("{text}很[MASK]", "good", ["g", "o", "o", "d"]),
+        ("{text} is [MASK]", "good", ["▁good"]),
+        ("[MASK]，{text}", "good", ["▁good"]),
+        ("{text}[MASK]", "good", ["▁good"]),
+        ("{text} is [MASK]", "不错", ["不错"]),
+    ],
+)
+def test_a_latin_label_word_has_a_space_if_the_pattern_has(unigram, pattern, word, expected):
+    config = PromptConfig(pattern=pattern, words=f"是={word};否=差", labels=("是", "否"))
+    reader = PromptClassify(config, unigram).reader
+    assert tokens(unigram, reader.token[0][: int(reader.size[0])]) == expected
 
 
 def test_masks_in_the_text_are_not_holes(tokenizer_of_each_kind):
