@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -113,6 +114,26 @@ def tokenizer_of_each_kind(request: pytest.FixtureRequest) -> Tokenizer:
     """Both of them, one after the other."""
     found: Tokenizer = request.getfixturevalue(request.param)
     return found
+
+
+@pytest.fixture
+def stopped(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
+    """Call a function whose run is stopped as soon as its first checkpoint is written."""
+    from easynlp.training.checkpoint import Checkpoints
+
+    save = Checkpoints.save
+
+    def save_and_stop(self, model, state):
+        save(self, model, state)
+        raise KeyboardInterrupt
+
+    def call(function: Callable[[], object]) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(Checkpoints, "save", save_and_stop)
+            with pytest.raises(KeyboardInterrupt):
+                function()
+
+    return call
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 from typing import Any, Literal
 
 import torch
-from safetensors import safe_open
 from torch.nn.functional import normalize
 from transformers import PreTrainedModel
 
@@ -16,6 +15,7 @@ from easynlp.errors import ModelError
 from easynlp.fewshot import auxiliary
 from easynlp.fewshot.mates import ANCHORS, anchor_count
 from easynlp.fewshot.pair_loss import pair_loss
+from easynlp.models.compact import stored_layer
 from easynlp.models.heads import first_position
 from easynlp.training.plan import Pass, Term
 
@@ -60,14 +60,10 @@ class MaskVectors(torch.nn.Module):
 
     def read_answers(self, folder: Path | None) -> None:
         """Take the stored vectors out of a run's weights, if they are there."""
-        for path in sorted(folder.glob("*.safetensors")) if folder is not None else ():
-            with safe_open(path, "pt") as file:
-                if "answers.weight" not in file.keys():  # noqa: SIM118 - not a mapping
-                    continue
-                state = {n: file.get_tensor(f"answers.{n}") for n in ("weight", "bias")}
-            if state["weight"].shape[1] == self._width:
-                self.resize_answers(len(state["weight"]))
-                self.answers.load_state_dict(state)
+        state = stored_layer(folder, "answers")
+        if state and state["weight"].shape[1] == self._width:
+            self.resize_answers(len(state["weight"]))
+            self.answers.load_state_dict(state)
 
     def forward(
         self,

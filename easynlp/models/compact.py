@@ -20,7 +20,8 @@ from types import SimpleNamespace
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from easynlp.atomic import write_folder
 from easynlp.errors import ModelError
@@ -28,7 +29,7 @@ from easynlp.models import ngram_bert
 from easynlp.models.ngram_bert import NgramBertConfig
 
 __all__ = ["COMPACT_FILE", "COMPACT_KEY", "Matrices", "is_compact", "quantize_rows",
-           "read_compact", "save_compact", "stored_state", "unpack"]  # fmt: skip
+           "read_compact", "save_compact", "stored_layer", "stored_state", "unpack"]  # fmt: skip
 
 COMPACT_KEY, COMPACT_VALUE = "easynlp_weights", "int8-rows"
 COMPACT_FILE = "weights-int8.safetensors"
@@ -83,10 +84,14 @@ def quantize_rows(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return (exact / steps[:, None]).round().clamp(-127, 127).to(torch.int8), scale
 
 
-def stored_state(folder: Path) -> dict[str, torch.Tensor]:
-    """Return all tensors of a plain or compact model folder, int8 rows as fp32.
+def stored_state(folder: Path, part: str = "") -> dict[str, torch.Tensor]:
+    """Return the tensors of a plain or compact model folder, int8 rows as fp32.
 
     A folder may hold both kinds of weights; its ``config.json`` says which are meant.
+
+    Args:
+        folder: The model folder.
+        part: Read only the tensors with this in their names; by default all.
 
     Raises:
         ModelError: If the configuration cannot be read, or it and the files do not agree.
@@ -97,21 +102,50 @@ def stored_state(folder: Path) -> dict[str, torch.Tensor]:
     except ValueError as error:
         raise ModelError(f"{path} is not JSON: {error}") from error
     if is_compact(folder, SimpleNamespace(**config)):
-        return read_compact(folder)
+        return read_compact(folder, part)
     state: dict[str, torch.Tensor] = {}
     for path in sorted(folder.glob("*.safetensors")):
         if path.name != COMPACT_FILE:
-            state.update(load_file(path))
+            state.update(_read(path, part))
     return state
 
 
-def read_compact(folder: Path) -> dict[str, torch.Tensor]:
+def stored_layer(folder: Path | None, name: str) -> dict[str, torch.Tensor]:
+    """Return the tensors of one layer under their names in it, int8 rows as fp32.
+
+    For layers of ours that stand beside a transformers model in the same file, and which
+    transformers therefore does not load.
+
+    Args:
+        folder: A model folder, plain or compact; None has none.
+        name: Of the layer, an attribute of the model itself.
+
+    Returns:
+        Empty if the folder has no such layer.
+
+    Raises:
+        ModelError: See `stored_state`.
+
+    Example:
+        >>> stored_layer(folder, "mean_classifier").keys()            # doctest: +SKIP
+        dict_keys(['bias', 'weight'])
+    """
+    start = f"{name}."
+    state = stored_state(folder, start) if folder is not None else {}
+    return {key.removeprefix(start): v for key, v in state.items() if key.startswith(start)}
+
+
+def read_compact(folder: Path, part: str = "") -> dict[str, torch.Tensor]:
     """Return a compact folder's tensors by name, fp32; whole numbers and truth values as they are.
+
+    Args:
+        folder: The model folder.
+        part: Read only the tensors with this in their names; by default all.
 
     Raises:
         ModelError: If an int8 tensor has no scale, or one of another length.
     """
-    raw = load_file(folder / COMPACT_FILE)
+    raw = _read(folder / COMPACT_FILE, part)
     state: dict[str, torch.Tensor] = {}
     for name, value in raw.items():
         if value.dtype == torch.int8:
@@ -218,3 +252,9 @@ def _copy_rest(source: Path, target: Path, changes: Mapping[str, Any]) -> None:
             config[key] = value
     text = json.dumps(config, ensure_ascii=False, indent=2) + "\n"
     (target / "config.json").write_text(text, encoding="utf-8")
+
+
+def _read(path: Path, part: str) -> dict[str, torch.Tensor]:
+    """Return a file's tensors with `part` in their names; the others are not read."""
+    with safe_open(path, "pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys() if part in name}  # noqa: SIM118

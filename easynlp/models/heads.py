@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from easynlp.models.compact import stored_state
+from easynlp.models.compact import stored_layer, stored_state
 
 __all__ = ["DecoderPositions", "MaskedPositions", "MeanPooled", "ReplacedTokens", "add_pooler",
            "core", "first_position", "mean_of_tokens", "pass_through", "start_pooler"]  # fmt: skip
@@ -186,13 +185,9 @@ class MeanPooled(torch.nn.Module):
 
     def read_classifier(self, folder: Path | None) -> None:
         """Take the layer out of a run's weights, if one of as many labels is there."""
-        for path in sorted(folder.glob("*.safetensors")) if folder is not None else ():
-            with safe_open(path, "pt") as file:
-                if "mean_classifier.weight" not in file.keys():  # noqa: SIM118 - not a mapping
-                    continue
-                state = {n: file.get_tensor(f"mean_classifier.{n}") for n in ("weight", "bias")}
-            if state["weight"].shape == self.classifier.weight.shape:
-                self.classifier.load_state_dict(state)
+        state = stored_layer(folder, "mean_classifier")
+        if state and state["weight"].shape == self.classifier.weight.shape:
+            self.classifier.load_state_dict(state)
 
     def forward(
         self,
@@ -263,7 +258,7 @@ def start_pooler(base: Any, folder: Path | None) -> None:
     dense: Any = getattr(getattr(base, "pooler", None), "dense", None)
     if dense is None:
         return
-    stored = stored_state(folder) if folder is not None else {}
+    stored = stored_state(folder, "pooler.dense.") if folder is not None else {}
     for name, value in dense.state_dict().items():
         held = [v for k, v in stored.items() if k.endswith(f"pooler.dense.{name}")]
         if not held or held[0].shape != value.shape:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from transformers import DynamicCache
 
 from easynlp.errors import ModelError
+from easynlp.models.compact import stored_layer
 from easynlp.models.heads import core, first_position
 
 __all__ = ["KNOWN", "Prefix", "add_prefix"]
@@ -99,19 +99,9 @@ def add_prefix(model: torch.nn.Module, tokens: int, folder: Path | None = None) 
             f"({', '.join(KNOWN)}), not for {config.model_type}"
         )
     prefix = Prefix(config, tokens)
-    _read(prefix, folder)
+    state = stored_layer(folder, "deep_prompt")
+    if state and state["weight"].shape == prefix.weight.shape:
+        prefix.load_state_dict(state)
     inner.deep_prompt = prefix
     inner.base_model.register_forward_pre_hook(prefix.before, with_kwargs=True)
     return prefix
-
-
-def _read(prefix: Prefix, folder: Path | None) -> None:
-    """Take a prompt out of a run's weights, if one of the same shape is there."""
-    for path in sorted(folder.glob("*.safetensors")) if folder is not None else ():
-        with safe_open(path, "pt") as file:
-            if "deep_prompt.weight" not in file.keys():  # noqa: SIM118 - not a mapping
-                continue
-            weight = file.get_tensor("deep_prompt.weight")
-        if weight.shape == prefix.weight.shape:
-            with torch.no_grad():
-                prefix.weight.copy_(weight)

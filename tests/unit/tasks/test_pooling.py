@@ -15,6 +15,7 @@ from easynlp.data.sampling import EncodedRows
 from easynlp.errors import ConfigError, ModelError
 from easynlp.fewshot.vectors import Encoder
 from easynlp.models.backbone import Backbone
+from easynlp.models.compact import save_compact, unpack
 from easynlp.models.heads import MeanPooled, mean_of_tokens
 from easynlp.pipeline import Pipeline
 from easynlp.tasks.text_classify import Config, TextClassify
@@ -147,20 +148,16 @@ def go(tmp_path, tiny_folder, reviews_file):
     return train
 
 
-def test_a_run_is_the_same_when_resumed_and_read_again(go, tmp_path, reviews_file):
+def test_a_run_is_the_same_when_resumed_and_read_again(go, tmp_path, stopped):
     whole = go("whole", probe="first")
     meta = json.loads((tmp_path / "whole" / "easynlp.json").read_text("utf-8"))
     assert meta["config"]["pooling"] == "mean"
     weights = (tmp_path / "whole" / "model.safetensors").read_bytes()
-    shutil.copytree(tmp_path / "whole", tmp_path / "again")
-    checkpoints = tmp_path / "whole" / "checkpoints"
-    for later in ("step-00000004", "step-00000006"):  # as if stopped at the first evaluation
-        shutil.rmtree(checkpoints / later, ignore_errors=True)
-    if (checkpoints / "step-00000002").is_dir():
-        (checkpoints / "last.json").write_text(json.dumps({"checkpoint": "step-00000002"}))
-    go("whole", probe="first", resume=True)
-    assert (tmp_path / "whole" / "model.safetensors").read_bytes() == weights
-    assert Pipeline.load(tmp_path / "again").predict(TEXTS) == whole.predict(TEXTS)
+    stopped(lambda: go("part", probe="first"))
+    assert not (tmp_path / "part" / "model.safetensors").exists()
+    go("part", probe="first", resume=True)
+    assert (tmp_path / "part" / "model.safetensors").read_bytes() == weights
+    assert Pipeline.load(tmp_path / "whole").predict(TEXTS) == whole.predict(TEXTS)
 
 
 @pytest.mark.parametrize("int8", [False, True])
@@ -175,6 +172,23 @@ def test_an_export_answers_as_the_run(go, tmp_path, int8):
     if not int8:
         for one, other in zip(ours, theirs, strict=True):
             assert one["scores"] == pytest.approx(other["scores"], abs=2e-5)
+
+
+@pytest.mark.parametrize("method", [[], ["cp_tuning:mlm=0"], ["deep_prompt:tokens=3"]])
+def test_a_run_packed_in_int8_rows_answers_as_the_same_run_unpacked(go, tmp_path, method):
+    """Layers of ours stand in the same file, and their rows have scales too."""
+    go("run", method=method, probe_strength=1.0)
+    save_compact(tmp_path / "run", tmp_path / "compact")
+    unpack(tmp_path / "compact", tmp_path / "plain")
+    packed, plainly = (
+        Pipeline.load(tmp_path / name, backend="torch") for name in ("compact", "plain")
+    )
+    assert packed.predict(TEXTS) == plainly.predict(TEXTS)
+    state = packed.model.model.state_dict()
+    names = [n for n in state if "mean_classifier" in n or "answers" in n or "deep_prompt" in n]
+    assert names
+    for name in names:
+        torch.testing.assert_close(state[name], plainly.model.model.state_dict()[name])
 
 
 def test_a_run_is_a_start_for_other_labels(go, tmp_path, reviews_file):
