@@ -12,7 +12,8 @@ from __future__ import annotations
 import inspect
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from easynlp.benchmarks.scores import per_split
 from easynlp.benchmarks.settings import FEW_ALL, METHOD, ZERO_SHOT
 from easynlp.errors import ConfigError
 from easynlp.methods import find_method
+from easynlp.tasks import TASKS, find_task
 
 __all__ = ["FUZZY", "arms_of", "expand", "fuzzy_spread", "is_fuzzy_arm"]
 
@@ -84,8 +86,7 @@ def arms_of(name: str) -> list[str]:
     elif parsed.way == ZERO_SHOT:
         kinds = ["shuffled-words"]
     elif parsed.way.startswith(METHOD):
-        parts = parsed.way.removeprefix(METHOD).split("+")
-        last = inspect.signature(find_method(parts[-1])).parameters if parts[-1:] else {}
+        last = _options_of(parsed.way.removeprefix(METHOD).split("+")[-1])
         trained = parsed.options.get("steps") != "0"
         kinds = ["random-labels"] * trained
         kinds += ["shuffled-words"] * ("words" in last or "descriptions" in last)
@@ -145,6 +146,13 @@ def _spread(values: Sequence[float]) -> dict[str, Any]:
         "mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1)),
         "worst": min(values), "best": max(values), "arms": len(values),
     }  # fmt: skip
+
+
+def _options_of(part: str) -> Collection[str]:
+    """Return the options of a method, or of a task that stands alone."""
+    if part in TASKS:
+        return [each.name for each in fields(find_task(part).Config)]
+    return inspect.signature(find_method(part)).parameters
 
 
 def _fuzzy_arms(name: str) -> list[str]:

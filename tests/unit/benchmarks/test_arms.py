@@ -6,6 +6,7 @@ from easynlp.benchmarks.arms import arms_of, expand, fuzzy_spread, is_fuzzy_arm
 from easynlp.benchmarks.contenders import Budget, find
 from easynlp.benchmarks.fewclue_page import fewclue_page, fewclue_table, fuzzy_table
 from easynlp.benchmarks.harness import bench_fewclue
+from easynlp.benchmarks.names import placebo_of
 from easynlp.errors import ConfigError
 from easynlp.methods import METHODS
 from tests.unit.benchmarks.release import options
@@ -37,6 +38,9 @@ def test_every_method_has_placebo_arms_that_can_be_run(tiny_folder):
         for arm in arms:
             assert find(arm, Budget()).name == arm
             assert arms_of(arm) == []
+    for task in ("prompt_classify", "entailment"):
+        kinds = [placebo_of(arm)[1] for arm in arms_of(f"method:{task}@m")]
+        assert kinds == ["random-labels", "shuffled-words"]
     assert arms_of("floor") == arms_of("finetune@m") == arms_of("knn@m") == []
 
 
