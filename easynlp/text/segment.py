@@ -55,4 +55,6 @@ def continues(first: np.ndarray, last: np.ndarray) -> np.ndarray:
         >>> continues(np.array([0, 1, 2]), np.array([1, 1, 2])).tolist()
         [False, True, False]
     """
-    return np.append(False, first[1:] == last[:-1])
+    found = np.zeros(len(first), bool)
+    found[1:] = first[1:] == last[:-1]
+    return found

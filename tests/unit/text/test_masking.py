@@ -8,7 +8,7 @@ import pytest
 from easynlp.errors import ConfigError, DataError
 from easynlp.tasks.language_modeling import Config, LanguageModeling, special_ids, token_words
 from easynlp.text.masking import MASKINGS, mask_words, units
-from easynlp.text.segment import word_ids, word_lengths
+from easynlp.text.segment import continues, word_ids, word_lengths
 from easynlp.text.similar_words import SimilarWords
 
 MASK, LOW, HIGH = 4, 5, 900
@@ -241,3 +241,8 @@ def test_similar_words_come_from_a_file(tmp_path, tiny_backbone) -> None:
     path.write_text("干净\t很\n", encoding="utf-8")
     with pytest.raises(DataError, match="no word has a similar one"):
         SimilarWords.read(path, tiny_backbone.tokenizer)
+
+
+def test_no_token_continues_nothing() -> None:
+    assert continues(np.zeros(0, int), np.zeros(0, int)).shape == (0,)
+    assert continues(np.array([4]), np.array([4])).tolist() == [False]
