@@ -4,8 +4,9 @@ Wang et al. 2021, "TransPrompt: Towards an Automatic Transferable Prompting Fram
 Text Classification" (EMNLP 2021). Rows come from similar sets with the same labels. A set has soft
 tokens of its own, whose vectors are ``share`` times what the set's own prompt encoder makes and
 the rest what one universal encoder makes for all sets: the one learns what is particular, the
-other what transfers. Rows weigh by how typical they are (`easynlp.fewshot.transprompt`), and a
-small reward for undecided answers keeps the model from leaning on one set's labels::
+other what transfers. (An encoder has inputs and an MLP of its own; EasyNLP's code mixes LSTM
+outputs in front of one MLP.) Rows weigh by how typical they are (`easynlp.fewshot.transprompt`),
+and a small reward for undecided answers keeps the model from leaning on one set's labels::
 
     loss = sum of weight x cross entropy - entropy x H(answer)
 
@@ -56,7 +57,8 @@ class CrossPrompt(PromptClassify):
         tokenizer: Of the backbone; a copy knows the soft tokens of all sets.
 
     Raises:
-        ConfigError: If the pattern or the words are wrong, or there is no soft token.
+        ConfigError: If the pattern or the words are wrong, there is no soft token, or the loss is
+            to be over the vocabulary.
     """
 
     config: CrossConfig
@@ -66,6 +68,8 @@ class CrossPrompt(PromptClassify):
         softs = Template.parse(config.pattern).softs
         if not softs:
             raise ConfigError(f'the pattern "{config.pattern}" has no soft token; write [PRO]*4')
+        if config.loss != "restricted":
+            raise ConfigError(f"prompts over several sets have loss=restricted, not {config.loss}")
         super().__init__(config, add_soft_tokens(tokenizer, softs * config.sets))
         self.fields = (*self.fields, SET, WEIGHT)
         names = soft_names(softs * config.sets)
@@ -83,18 +87,19 @@ class CrossPrompt(PromptClassify):
         """Encode many examples, with the soft tokens of each one's set and its ``weight``.
 
         Raises:
-            DataError: If a set is unknown; see `PromptClassify.encode_batch`.
+            DataError: If a set is unknown or a weight is no number; see
+                `PromptClassify.encode_batch`.
         """
         rows = super().encode_batch(examples)
         for features, example in zip(rows, examples, strict=True):
-            number = int(example.get("set", 0))
-            if not 0 <= number < self.config.sets:
-                raise DataError(f"`set` is {number}; there are {self.config.sets}, from 0")
+            number, weight = (_number(example, name, i) for i, name in ((0, "set"), (1, "weight")))
+            if number not in range(self.config.sets):
+                raise DataError(f"`set` is {number:g}; there are {self.config.sets}, from 0")
             ids = features["input_ids"]
-            for first, own in zip(self._own[0], self._own[number], strict=True):
+            for first, own in zip(self._own[0], self._own[int(number)], strict=True):
                 ids = np.where(features["input_ids"] == first, own, ids)
             features["input_ids"] = ids.astype(features["input_ids"].dtype)
-            features["weight"] = float(example.get("weight", 1.0))
+            features["weight"] = weight
         return rows
 
     def collate(self, features: Sequence[Features]) -> Batch:
@@ -124,7 +129,7 @@ def cross_prompts(
         unseen: Set 0 has no rows here: its vectors are the universal encoder's alone.
 
     Raises:
-        ConfigError: If an option is wrong, or the plan is another.
+        ConfigError: If an option is wrong, the plan is another, or other methods came first.
 
     Example:
         >>> plan = cross_prompts(plan, share=0.5)                     # doctest: +SKIP
@@ -137,9 +142,18 @@ def cross_prompts(
         )
     if not isinstance(plan.task, CrossPrompt) or plan.backbone is None:
         raise ConfigError(f"cross_prompts is for prompts over several sets, not {plan.task.name}")
+    if [term.name for term in plan.terms] != ["loss"]:
+        raise ConfigError("cross_prompts makes the model anew, so it comes first among the methods")
     model = plan.task.language_model(plan.backbone)
     table: Any = model.get_input_embeddings()
     ids = plan.task.soft_ids
     start = table.weight[ids].detach().float().view(plan.task.config.sets, -1, table.embedding_dim)
     mixed = MixedEncoder(start, encoder, share, unseen=unseen)  # type: ignore[arg-type]
     return replace(plan, model=SoftPrompts(model, ids, freeze=False, encoder=mixed))
+
+
+def _number(example: Example, name: str, default: float) -> float:
+    try:
+        return float(example.get(name, default))
+    except (TypeError, ValueError) as error:
+        raise DataError(f"`{name}` is {example[name]!r}, which is no number") from error

@@ -101,8 +101,20 @@ def test_a_set_has_soft_tokens_of_its_own(tiny_backbone):
     differ = first["input_ids"] != second["input_ids"]
     assert first["input_ids"][differ].tolist() == task.soft_ids[:2]
     assert second["input_ids"][differ].tolist() == task.soft_ids[2:]
-    with pytest.raises(DataError, match="`set` is 2; there are 2"):
-        task.encode({"text": "好", "set": 2})
+    for field, value, said in (
+        ("set", 2, "`set` is 2; there are 2"), ("set", 0.5, "`set` is 0.5; there are 2"),
+        ("set", "x", "`set` is 'x', which is no number"), ("weight", None, "`weight` is None"),
+    ):  # fmt: skip
+        with pytest.raises(DataError, match=said):
+            task.encode({"text": "好", field: value})
+
+
+def test_prompts_over_several_sets_refuse_what_they_would_not_heed(tiny_backbone):
+    with pytest.raises(ConfigError, match="loss=restricted, not vocabulary"):
+        CrossPrompt(replace(CONFIG, loss="vocabulary"), tiny_backbone.tokenizer)
+    plan = make_plan(tiny_backbone)
+    with pytest.raises(ConfigError, match="comes first among the methods"):
+        cross_prompts(replace(plan, terms=(*plan.terms, replace(plan.terms[0], name="more"))))
 
 
 @pytest.mark.parametrize("unseen", [False, True])
