@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from easynlp.benchmarks.contenders import Budget, Learned, weights_identity
 from easynlp.benchmarks.encodings import grade
 from easynlp.benchmarks.fewclue import Split, read_split_file, read_training
-from easynlp.tasks.base import Batch, Example, Features, Prediction, Task
+from easynlp.tasks.base import Batch, Example, Features, MakesRows, Prediction, Task
 
 if TYPE_CHECKING:
     import torch
@@ -145,7 +145,7 @@ class FineTuned:
         task = self.make_task(split, backbone, train)
         plan = Plan(
             task, task.build(backbone), (task_term(task),), backbone,
-            getattr(task, "training_rows", None),
+            task.training_rows if isinstance(task, MakesRows) else None,
         )  # fmt: skip
         plan = self.change(plan, split, backbone)
         if self._kept is not None:

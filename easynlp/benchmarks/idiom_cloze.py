@@ -77,9 +77,6 @@ class IdiomCloze:
         self.labels = ("0", "1")
         self._template = Template.parse(config.pattern)
         self._encoders: dict[int, TemplateEncoder] = {}
-        self._unknown = next(
-            (i for name in ("[UNK]", "<unk>") if (i := tokenizer.id_of(name)) is not None), 0
-        )
 
     @classmethod
     def prepare(
@@ -231,7 +228,7 @@ class IdiomCloze:
 
     def _id(self, character: str) -> int:
         found = self.tokenizer.id_of(character)
-        return self._unknown if found is None else found
+        return max(self.tokenizer.unk_id, 0) if found is None else found
 
 
 @dataclass(frozen=True)

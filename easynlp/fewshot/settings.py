@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated
 
 from easynlp.config import ONCE, Count, DataOptions, Positive, Precision, Share, Steps
 from easynlp.options import Range
+from easynlp.tasks.labels import Pooling
 
 __all__ = ["FewShotConfig", "SelfTrainingOptions"]
 
@@ -73,7 +74,7 @@ class FewShotConfig(DataOptions, SelfTrainingOptions):
     """Rows of one optimizer step."""
     max_length: Annotated[int, Range(8)] = 128
     """Most tokens of a text."""
-    pooling: Literal["auto", "first", "mean"] = "auto"
+    pooling: Pooling = "auto"
     """What the heads read: the first token, or the mean of all; see train text_classify."""
     precision: Precision = "auto"
     """Number format; auto takes bf16 where the hardware multiplies it natively."""

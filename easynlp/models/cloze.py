@@ -135,7 +135,7 @@ class Filler:
                 best = self._han[logits[:, self._han].argmax(-1).cpu().numpy()]
             else:
                 best = logits.argmax(-1).cpu().numpy()
-            right[holes] = (best == targets[holes]) & (targets[holes] != self._unknown())
+            right[holes] = (best == targets[holes]) & (targets[holes] != self.tokenizer.unk_id)
         return right
 
     def context_gain(
@@ -221,12 +221,6 @@ class Filler:
                 "accuracy cannot be compared with that of models to which it is"
             )
         return np.array([token_at[hole] for hole in passage.holes], np.int64)
-
-    def _unknown(self) -> int:
-        for name in ("[UNK]", "<unk>"):
-            if (found := self.tokenizer.id_of(name)) is not None:
-                return found
-        return -1
 
 
 def _han_words(text: str) -> np.ndarray:

@@ -130,7 +130,8 @@ def turn_to(axes: Axes, layer: Any) -> None:
     """Start a projection as the turn to the axes, for a student made of the teacher's layers.
 
     Such a student begins in the teacher's own space; a random projection would have to learn the
-    turn first, which takes longer than all the rest.
+    turn first, which takes longer than all the rest. The mean that the axes take off is left to
+    the bias to learn: the student's vectors are not of length 1 as the teacher's are.
 
     Args:
         axes: Of the teacher.

@@ -21,6 +21,7 @@ from transformers import MODEL_FOR_MASKED_LM_MAPPING
 from easynlp.atomic import write_json
 from easynlp.errors import DataError, ModelError
 from easynlp.models.backbone import Backbone
+from easynlp.models.heads import mean_of_tokens
 from easynlp.text.tokenizer import Encoded
 from easynlp.training.precision import autocast
 
@@ -114,10 +115,7 @@ class Teacher:
         with autocast(self.precision, self.device):
             hidden = self.model(input_ids=ids, attention_mask=None if full else mask.long())[0]
         hidden = hidden.float()
-        if self.pooling == "cls":
-            pooled = hidden[:, 0]
-        else:
-            pooled = (hidden * mask[..., None]).sum(1) / lengths[:, None]
+        pooled = hidden[:, 0] if self.pooling == "cls" else mean_of_tokens(hidden, mask)
         return torch.nn.functional.normalize(pooled, dim=-1).cpu().numpy()  # type: ignore[no-any-return]
 
 

@@ -34,9 +34,6 @@ class Characters:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._unknown = next(
-            (i for name in ("[UNK]", "<unk>") if (i := tokenizer.id_of(name)) is not None), 0
-        )
         self.needed = any(
             len(token.removeprefix("##")) > 1 and any(map(is_han, token))
             for token in tokenizer.tokens()
@@ -82,4 +79,4 @@ class Characters:
         for form in (character, unicodedata.normalize("NFKC", character), character.lower()):
             if (found := self._tokenizer.id_of(form)) is not None:
                 return found
-        return self._unknown
+        return max(self._tokenizer.unk_id, 0)
