@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 
 from easynlp.benchmarks.contenders import Budget, Learned
-from easynlp.benchmarks.encodings import grade
+from easynlp.benchmarks.encodings import grade, hide
 from easynlp.benchmarks.few_shot import MethodTuned
 from easynlp.benchmarks.fewclue import FEWCLUE, Split, read_split_file
 from easynlp.benchmarks.names import Name, typed
@@ -35,25 +35,24 @@ from easynlp.benchmarks.taught import (
     draw,
 )
 from easynlp.config import Count, Positive, Share, Steps
-from easynlp.fewshot.ipet import draw_rows, soft_labels
+from easynlp.fewshot.committee import LEAST
+from easynlp.fewshot.ipet import IpetOptions, rows_from_others, soft_labels
 from easynlp.fewshot.pseudo_labels import Kept
 from easynlp.options import Range
 from easynlp.tasks.base import Example
 
 __all__ = ["Generations", "GenerationsOptions"]
 
-FLOOR = 1e-6
-
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationsOptions:
     """Options of the contender; see the module's docstring."""
 
-    generations: Steps = 0
-    growth: Annotated[float, Range(1, above=True)] = 5.0
-    share: Share = 0.25
-    temperature: Positive = 2.0
-    weighting: Literal["train", "dev", "uniform"] = "train"
+    generations: Steps = IpetOptions.generations
+    growth: Annotated[float, Range(1, above=True)] = IpetOptions.growth
+    share: Share = IpetOptions.share
+    temperature: Positive = IpetOptions.temperature
+    weighting: Literal["train", "dev", "uniform"] = IpetOptions.weighting
     texts: Count = 4000
     student: str = "finetune"
     placebo: str = ""
@@ -103,7 +102,7 @@ class Generations:
         if options.weighting != "uniform":
             on = train if options.weighting == "train" else dev
             untrained = [self._member(name, 0).learn(plain, seed, say) for name in names]
-            weights = np.array([grade(on, each.predict(_bare(on))) for each in untrained])
+            weights = np.array([grade(on, each.predict(hide(on))) for each in untrained])
         lessons: list[tuple[Example, ...]] = [()] * len(members)
         report: list[dict[str, Any]] = []
         answers = np.zeros(0)
@@ -120,7 +119,7 @@ class Generations:
                 found.append(chances(learned, pool, labels))
                 report.append({"pattern": names[number], "believed": len(lesson),
                                "dev": learned.dev_accuracy})  # fmt: skip
-            answers = np.log(np.maximum(np.array(found), FLOOR))
+            answers = np.log(np.maximum(np.array(found), LEAST))
         taught = soft_labels(answers, weights, options.temperature)
         every = Kept(np.arange(len(pool)), taught.argmax(1), np.zeros(len(labels)))
         placebo = seed if options.placebo else None
@@ -137,13 +136,12 @@ class Generations:
     ) -> tuple[Example, ...]:  # fmt: skip
         """Return the rows that a share of the other models labels for one."""
         options = self.options
-        rng = np.random.default_rng((seed, generation, number))
-        others = np.delete(np.arange(len(answers)), number)
-        chosen = rng.permutation(others)[: max(1, round(options.share * len(others)))]
-        probs = soft_labels(answers[chosen], weights[chosen], 1.0)
         given = [str(example["label"]) for example in train]
-        wanted = [round(given.count(label) * (options.growth**generation - 1)) for label in labels]
-        picked = draw_rows(probs, wanted, rng)
+        picked = rows_from_others(
+            answers, weights, [given.count(label) for label in labels],
+            number=number, generation=generation, seed=seed,
+            share=options.share, growth=options.growth,
+        )  # fmt: skip
         rows, numbers = (np.array([pair[i] for pair in picked], np.int64) for i in (0, 1))
         kept = Kept(rows, numbers, np.zeros(len(labels)))
         placebo = seed + generation if options.placebo else None
@@ -158,7 +156,3 @@ class Generations:
     def _patterns(self, task: str) -> list[str]:
         return [name for name, each in prompts().get(task, {}).items()
                 if "pattern" in each.options() and not each.extra]  # fmt: skip
-
-
-def _bare(examples: Sequence[Example]) -> list[Example]:
-    return [{k: v for k, v in each.items() if k != "label"} for each in examples]

@@ -36,7 +36,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from easynlp.benchmarks.contenders import Budget, Contender, Learned, find
-from easynlp.benchmarks.encodings import joined
+from easynlp.benchmarks.encodings import hide, joined
 from easynlp.benchmarks.fewclue import FEWCLUE, Split, read_split_file
 from easynlp.benchmarks.finetuned import FineTuned
 from easynlp.benchmarks.names import Name, typed
@@ -227,9 +227,7 @@ def chances(learned: Learned, examples: Sequence[Example], names: Sequence[str])
     Raises:
         ConfigError: If it answers no probabilities.
     """
-    hidden = [{k: v for k, v in each.items() if k not in ("label", "label_desc")}
-              for each in examples]  # fmt: skip
-    found = learned.predict(hidden)
+    found = learned.predict(hide(examples))
     scores = np.array([[each["scores"].get(name, np.nan) for name in names] for each in found])
     if not np.isfinite(scores).all() or (scores < 0).any() or (abs(scores.sum(1) - 1) > 0.01).any():
         raise ConfigError(

@@ -31,7 +31,8 @@ from easynlp.dataset import read_all
 from easynlp.errors import ConfigError, ModelError, RunError, did_you_mean
 from easynlp.fewshot.baselines import NaiveBayesEM, SelfTrainedLinear
 from easynlp.fewshot.cp_tuning import INFERENCES
-from easynlp.fewshot.self_training import copy_run, read_pool, self_train
+from easynlp.fewshot.phases import copy_run
+from easynlp.fewshot.self_training import read_pool, self_train
 from easynlp.fewshot.settings import FewShotConfig, SelfTrainingOptions
 from easynlp.fewshot.verdict import Choice, Try, best_of, explain
 from easynlp.options import pieces

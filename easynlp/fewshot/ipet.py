@@ -20,7 +20,6 @@ Every model is a plain `run.train` below ``models/``; one that is complete is no
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
@@ -30,12 +29,13 @@ from typing import Any
 
 import numpy as np
 
-from easynlp import run
-from easynlp.atomic import write_json, write_text
+from easynlp.atomic import write_json
 from easynlp.config import TrainConfig, to_yaml
 from easynlp.data.diagnose import example_hash
 from easynlp.dataset import read_all
 from easynlp.errors import ConfigError, DataError
+from easynlp.fewshot.committee import LEAST
+from easynlp.fewshot.phases import plain_reading, train_once, write_rows
 from easynlp.fewshot.prompt_classify import PromptClassify, PromptConfig
 from easynlp.fewshot.prompt_settings import IpetOptions
 from easynlp.fewshot.soft_classify import SoftClassify
@@ -46,12 +46,10 @@ from easynlp.tasks.base import Example
 from easynlp.tasks.text_classify import ClassifyConfig, TextClassify
 from easynlp.training.folder import check_folder, claim_folder
 
-__all__ = ["IpetOptions", "draw_rows", "ipet", "soft_labels"]
+__all__ = ["IpetOptions", "draw_rows", "ipet", "rows_from_others", "soft_labels"]
 
 log = logging.getLogger("easynlp")
 STUDENT = f"{SoftClassify.__module__}:{SoftClassify.__qualname__}"
-FLOOR = 1e-6
-"""Predictions have six decimals: a probability of 0 is less than that."""
 
 
 @dataclass(frozen=True)
@@ -177,27 +175,25 @@ class Work:
             home = self.folder / "models" / f"generation-{generation}" / str(number)
             config = self._base(home, lesson, member.seed)
             config = replace(config, task="prompt_classify")
-            model = _train(config, self._prompt(member.pattern))
+            model = train_once(config, self._prompt(member.pattern))
             scores.append({"pattern": self.options.patterns[member.pattern], "rows": len(lesson),
                            **model.meta.get("scores", {})})  # fmt: skip
             said = model.predict(self.pool)
             answers.append([[each["scores"][label] for label in self.labels] for each in said])
         self.report["generations"].append(scores)
         self._write()
-        return np.log(np.maximum(np.array(answers), FLOOR))
+        return np.log(np.maximum(np.array(answers), LEAST))
 
     def _lesson(
         self, generation: int, number: int, answers: np.ndarray, weights: np.ndarray
     ) -> Sequence[Example]:
         """Return the rows a model learns from: the labelled ones and those others label for it."""
-        rng = np.random.default_rng((self.config.seed, generation, number))
-        others = np.delete(np.arange(len(answers)), number)
-        chosen = rng.permutation(others)[: max(1, round(self.options.share * len(others)))]
-        probs = soft_labels(answers[chosen], weights[chosen], 1.0)
         given = [str(example["label"]) for example in self.rows["train"]]
-        counts = [given.count(label) for label in self.labels]
-        wanted = [round(n * (self.options.growth**generation - 1)) for n in counts]
-        picked = draw_rows(probs, wanted, rng)
+        picked = rows_from_others(
+            answers, weights, [given.count(label) for label in self.labels],
+            number=number, generation=generation, seed=self.config.seed,
+            share=self.options.share, growth=self.options.growth,
+        )  # fmt: skip
         extra = [{**self.pool[row], "label": self.labels[label]} for row, label in picked]
         return [*self.rows["train"], *extra]
 
@@ -214,7 +210,7 @@ class Work:
             config, task=STUDENT, epochs=self.options.student_epochs, steps=0,
             test=self._copy("test"),
         )  # fmt: skip
-        _train(config, self.plain)
+        train_once(config, self.plain)
         for file in (f for f in home.iterdir() if f.is_file() and f.name != META):
             shutil.copyfile(file, self.folder / file.name)
         meta = read_meta(home)
@@ -233,12 +229,10 @@ class Work:
     def _base(self, home: Path, lesson: Sequence[Example], seed: int) -> TrainConfig:
         """Return the options of one model's run, its rows written beside it."""
         path = home.parent / f"{home.name}.jsonl"
-        _write_rows(path, lesson)
+        write_rows(path, lesson)
         return replace(
             self.config, train=str(path), dev=self._copy("dev"), test=None, output=str(home),
-            seed=seed, overwrite=False, resume=(home / "train.yaml").is_file(),
-            text=None, text_b=None, label=None, schema=None, header=None, format=None,
-            encoding="utf-8",
+            seed=seed, overwrite=False, **plain_reading(),
         )  # fmt: skip
 
     def _copy(self, name: str) -> str | None:
@@ -247,7 +241,7 @@ class Work:
             return None
         path = self.folder / "models" / f"{name}.jsonl"
         if not path.is_file():
-            _write_rows(path, self.rows[name])
+            write_rows(path, self.rows[name])
         return str(path)
 
     def _write(self) -> None:
@@ -274,6 +268,30 @@ def soft_labels(answers: np.ndarray, weights: np.ndarray, temperature: float) ->
     return probs
 
 
+def rows_from_others(
+    answers: np.ndarray, weights: np.ndarray, counts: Sequence[int], *,
+    number: int, generation: int, seed: int, share: float, growth: float,
+) -> list[tuple[int, int]]:  # fmt: skip
+    """Draw the rows that a random share of the other models labels for one; (row, label) pairs.
+
+    Args:
+        answers: Log-probabilities of each model, (models, rows, labels).
+        weights: Of the models.
+        counts: Labelled rows of each label.
+        number: The model that is to learn from the rows.
+        generation: From 1.
+        seed: Of the draw, with `generation` and `number`.
+        share: Of the other models; at least one labels.
+        growth: How many times the rows of a generation the next one has.
+    """
+    rng = np.random.default_rng((seed, generation, number))
+    others = np.delete(np.arange(len(answers)), number)
+    chosen = rng.permutation(others)[: max(1, round(share * len(others)))]
+    probs = soft_labels(answers[chosen], weights[chosen], 1.0)
+    wanted = [round(count * (growth**generation - 1)) for count in counts]
+    return draw_rows(probs, wanted, rng)
+
+
 def draw_rows(
     probs: np.ndarray, wanted: Sequence[int], rng: np.random.Generator
 ) -> list[tuple[int, int]]:
@@ -294,13 +312,6 @@ def draw_rows(
     return picked
 
 
-def _train(config: TrainConfig, task_config: Any) -> Pipeline:
-    """Train, or take up what an earlier call left; a run that is complete is only loaded."""
-    if (Path(config.output) / META).is_file():
-        return Pipeline.load(config.output, backend="torch")
-    return run.train(config, task_config)
-
-
 def _pool(
     config: TrainConfig, options: IpetOptions, rows: Mapping[str, Sequence[Example]]
 ) -> list[Example]:
@@ -319,8 +330,3 @@ def _pool(
     if not found:
         raise DataError("no row is left of the unlabelled text", path=options.unlabeled)
     return found
-
-
-def _write_rows(path: Path, rows: Sequence[Example]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

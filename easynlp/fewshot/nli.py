@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from easynlp import run
-from easynlp.atomic import write_text
-from easynlp.config import DataOptions, TrainConfig
+from easynlp.config import TrainConfig
 from easynlp.dataset import read_all
 from easynlp.errors import DataError
 from easynlp.fewshot.efl import ANSWERS
+from easynlp.fewshot.phases import plain_reading, write_rows
+from easynlp.tasks.base import Example
 from easynlp.tasks.labels import label_of
 from easynlp.tasks.text_classify import LABEL, TEXT, TEXT_B, ClassifyConfig
 
@@ -54,21 +54,17 @@ def pretrain_entailment(
         given = [path for path in paths if path is not None]
         converted[name] = f"{config.output}.{name}.jsonl" if given else None
         if given:
-            lines = [line for path in given for line in _entailment_rows(path, config, entailed)]
-            target = Path(f"{config.output}.{name}.jsonl")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            write_text(target, "".join(lines))
-    plain = DataOptions()
-    read = {name: getattr(plain, name) for name in DataOptions.__dataclass_fields__}
+            rows = [row for path in given for row in _entailment_rows(path, config, entailed)]
+            write_rows(Path(converted[name]), rows)
     run.train(
-        replace(config, task="text_classify", **converted, **read),
+        replace(config, task="text_classify", **converted, **plain_reading()),
         ClassifyConfig(labels=ANSWERS, pair=True),
     )
     return config.output
 
 
-def _entailment_rows(path: str, config: TrainConfig, entailed: Sequence[str]) -> list[str]:
-    """Return a file's pairs as JSON lines, their labels turned into `ANSWERS`.
+def _entailment_rows(path: str, config: TrainConfig, entailed: Sequence[str]) -> list[Example]:
+    """Return a file's pairs, their labels turned into `ANSWERS`.
 
     Raises:
         DataError: See `pretrain_entailment`.
@@ -88,10 +84,6 @@ def _entailment_rows(path: str, config: TrainConfig, entailed: Sequence[str]) ->
             f"{', '.join(found[:10])}, and {', '.join(entailed)} would mean yes", path=path,
         )  # fmt: skip
     return [
-        json.dumps(
-            {"text": row["text"], "text_b": row["text_b"], "label": ANSWERS[yes]},
-            ensure_ascii=False,
-        )
-        + "\n"
+        {"text": row["text"], "text_b": row["text_b"], "label": ANSWERS[yes]}
         for row, yes in zip(rows, follows, strict=True)
     ]

@@ -18,28 +18,27 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from easynlp import run
-from easynlp.atomic import write_json, write_text
-from easynlp.config import DataOptions, TrainConfig, to_yaml
+from easynlp.atomic import write_json
+from easynlp.config import TrainConfig, to_yaml
 from easynlp.data.diagnose import example_hash
 from easynlp.dataset import read_all
 from easynlp.errors import ConfigError, DataError
+from easynlp.fewshot.phases import copy_run, plain_reading, train_once, write_rows
 from easynlp.fewshot.pseudo_labels import Kept, choose_confident, shuffle_labels
 from easynlp.fewshot.settings import SelfTrainingOptions
-from easynlp.pipeline import META, Pipeline, make_meta, save_meta
+from easynlp.pipeline import Pipeline, make_meta, save_meta
 from easynlp.tasks import find_task
 from easynlp.tasks.base import Example
 from easynlp.training.folder import check_folder, claim_folder
 
-__all__ = ["Pool", "Round", "copy_run", "read_pool", "self_train"]
+__all__ = ["Pool", "Round", "read_pool", "self_train"]
 
 log = logging.getLogger("easynlp")
 RECIPE, REPORT, ROUNDS = "self_training", "self_training.json", "rounds"
@@ -124,9 +123,9 @@ def self_train(
     home.mkdir(exist_ok=True)
     for name in ("train", "dev"):
         if name in examples:
-            _write_rows(home / f"{name}.jsonl", examples[name])
+            write_rows(home / f"{name}.jsonl", examples[name])
     base = replace(
-        config, **_plain_columns(), dev=str(home / "dev.jsonl") if config.dev else None,
+        config, **plain_reading(), dev=str(home / "dev.jsonl") if config.dev else None,
         test=None, overwrite=False, resume=False,
     )  # fmt: skip
     rounds: list[Round] = []
@@ -183,15 +182,6 @@ def best_round(rounds: Sequence[Round]) -> Round:
     return max(rounds, key=lambda r: (-1.0 if r.metric is None else r.metric, r.number))
 
 
-def copy_run(source: Path, target: Path) -> None:
-    """Copy a finished run's files (not its checkpoints) into another folder, metadata last."""
-    files = [path for path in source.iterdir() if path.is_file()]
-    for path in sorted(files, key=lambda path: path.name == META):
-        staged = target / f".{path.name}.tmp"
-        shutil.copyfile(path, staged)
-        staged.replace(target / path.name)
-
-
 def _round(
     number: int, base: TrainConfig, options: SelfTrainingOptions, task_config: Any,
     labelled: Sequence[Example], pool: Pool, home: Path,
@@ -208,7 +198,7 @@ def _round(
             {**_texts(pool.examples[row]), "label": names[label]}
             for row, label in zip(found.rows, found.labels, strict=True)
         ]
-        _write_rows(train, [*labelled, *rows])
+        write_rows(train, [*labelled, *rows])
         given = np.bincount(found.labels, minlength=len(names)).tolist()
         kept = {
             "kept": dict(zip(names, given, strict=True)),
@@ -220,15 +210,9 @@ def _round(
     if number:
         log.info("round %d: kept %s", number,
                  ", ".join(f"{name} {n}" for name, n in kept["kept"].items()))  # fmt: skip
-    if not (folder / META).is_file():
-        model = base.model if options.restart or not number else str(home / str(number - 1))
-        run.train(
-            replace(base, train=str(train), output=str(folder), model=model,
-                    resume=(folder / "train.yaml").is_file()),
-            task_config,
-        )  # fmt: skip
-    meta = json.loads((folder / META).read_text(encoding="utf-8"))
-    dev = meta["scores"].get("dev", {})
+    model = base.model if options.restart or not number else str(home / str(number - 1))
+    config = replace(base, train=str(train), output=str(folder), model=model)
+    dev = train_once(config, task_config).meta["scores"].get("dev", {})
     metric = find_task(base.task).metric
     return Round(number, kept["kept"], kept["confident"], dev, dev.get(metric))
 
@@ -293,14 +277,3 @@ def _write_report(
 
 def _texts(example: Example) -> dict[str, Any]:
     return {name: value for name, value in example.items() if name.startswith("text")}
-
-
-def _write_rows(path: Path, examples: Iterable[Example]) -> None:
-    lines = (json.dumps(dict(example), ensure_ascii=False) + "\n" for example in examples)
-    write_text(path, "".join(lines))
-
-
-def _plain_columns() -> dict[str, Any]:
-    """Return the options of reading at their defaults: rounds read what was written here."""
-    plain = DataOptions()
-    return {name: getattr(plain, name) for name in DataOptions.__dataclass_fields__}

@@ -20,7 +20,6 @@ an encoder's output.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -29,20 +28,19 @@ from typing import Any
 
 import numpy as np
 
-from easynlp import run
-from easynlp.atomic import write_json, write_text
+from easynlp.atomic import write_json
 from easynlp.config import DataOptions, TrainConfig, to_yaml
 from easynlp.data.diagnose import example_hash
 from easynlp.dataset import read_all
 from easynlp.errors import ConfigError, DataError
 from easynlp.fewshot.cross_prompt import CrossConfig, CrossPrompt, cross_prompts
+from easynlp.fewshot.phases import copy_run, plain_reading, train_once, write_rows
 from easynlp.fewshot.prompt_classify import PromptConfig
 from easynlp.fewshot.prompt_settings import TransPromptOptions
-from easynlp.fewshot.self_training import copy_run
 from easynlp.fewshot.template import Template
 from easynlp.fewshot.vectors import Encoder
 from easynlp.models.backbone import Backbone
-from easynlp.pipeline import META, Pipeline, make_meta, save_meta
+from easynlp.pipeline import Pipeline, make_meta, save_meta
 from easynlp.tasks.base import Example
 from easynlp.tasks.labels import label_of
 from easynlp.tasks.text_classify import ClassifyConfig, TextClassify
@@ -99,13 +97,13 @@ def transprompt(config: TrainConfig, options: TransPromptOptions) -> Pipeline:
     home.mkdir(exist_ok=True)
     report: dict[str, Any] = {"options": asdict(options)}
 
-    plain = replace(config, **vars(DataOptions()), test=None, overwrite=False)
+    plain = replace(config, **plain_reading(), test=None, overwrite=False)
     for name, rows in splits.items():
-        _write_rows(home / f"{name}.jsonl", rows)
+        write_rows(home / f"{name}.jsonl", rows)
     dev = str(home / "dev.jsonl") if "dev" in splits else None
     rows, about = _weighted(config.model, sets, options, config.seed)
     report["sets"] = about
-    _write_rows(home / "all.jsonl", rows)
+    write_rows(home / "all.jsonl", rows)
     write_json(folder / REPORT, report)
 
     first = replace(
@@ -115,7 +113,7 @@ def transprompt(config: TrainConfig, options: TransPromptOptions) -> Pipeline:
                 f"unseen={str(options.unseen).lower()}",),
     )  # fmt: skip
     crossed = CrossConfig(**asdict(prompt), sets=1 + len(options.others), entropy=options.entropy)
-    first_phase = _train(first, crossed)
+    first_phase = train_once(first, crossed)
     report["first"] = first_phase.meta.get("scores", {})
     second = replace(
         plain, task="prompt_classify", model=str(home / "first"), output=str(home / "second"),
@@ -123,7 +121,7 @@ def transprompt(config: TrainConfig, options: TransPromptOptions) -> Pipeline:
         test=str(home / "test.jsonl") if "test" in splits else None,
         method=("p_tuning:encoder=none",),
     )  # fmt: skip
-    found = _train(second, prompt)
+    found = train_once(second, prompt)
     report["second"] = found.meta.get("scores", {})
     scores = [report[phase].get("dev", {}).get(found.task.metric) for phase in ("first", "second")]
     stays = scores[0] is not None and scores[0] >= scores[1]
@@ -240,15 +238,3 @@ def _weighted(
         {**row, "weight": round(float(weight), 6)}
         for row, weight in zip(rows, weights, strict=True)
     ], about
-
-
-def _train(config: TrainConfig, task_config: Any) -> Pipeline:
-    """Train, or take up what an earlier call left; a run that is complete is only loaded."""
-    if (Path(config.output) / META).is_file():
-        return Pipeline.load(config.output, backend="torch")
-    there = (Path(config.output) / "train.yaml").is_file()
-    return run.train(replace(config, resume=there), task_config)
-
-
-def _write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    write_text(path, "".join(json.dumps(dict(row), ensure_ascii=False) + "\n" for row in rows))

@@ -81,7 +81,7 @@ def test_an_interrupted_self_training_ends_as_it_would_have(go, tmp_path, monkey
             raise KeyboardInterrupt
         return original(config, task_config)
 
-    monkeypatch.setattr(self_training.run, "train", dies)
+    monkeypatch.setattr(run, "train", dies)
     with pytest.raises(KeyboardInterrupt):
         go("other")
     with pytest.raises(ConfigError, match="--resume"):
