@@ -128,14 +128,16 @@ def cut_vocabulary(tokenizer: Tokenizer, counts: Counter[int], size: int) -> Tok
     """Return a tokenizer that keeps at most the `size` tokens used most; all else of it stays.
 
     Special and added tokens always stay, in front of the others and in their order. A text all
-    of whose tokens stay is cut into the same tokens as before. Single characters come before
-    words, up to half of the room, in the order of how often the texts hold them: a word that goes
-    is spelled by its characters, but a character that goes is unknown.
+    of whose tokens stay is cut into the same tokens as before. Single characters (of WordPiece
+    also those inside a word, ``##o``) come before words, up to half of the room, in the order of
+    how often the texts hold them: a word that goes is spelled by its characters, but a character
+    that goes is unknown, and with WordPiece so is every word that needs it.
 
     Args:
         tokenizer: A WordPiece or Unigram tokenizer.
         counts: How often each id is used.
-        size: Most tokens to keep, special ones included; what is never used goes in any case.
+        size: Most tokens to keep, special ones included; what neither is used nor spells what is
+            used goes in any case.
 
     Raises:
         ConfigError: If its model is of another kind (byte pairs depend on each other), or `size`
@@ -156,7 +158,7 @@ def cut_vocabulary(tokenizer: Tokenizer, counts: Counter[int], size: int) -> Tok
     used = [i for i, _ in counts.most_common() if i not in fixed]
     spelled: Counter[str] = Counter()
     for i in used:
-        for character in names[i]:
+        for character in _spelling(names[i], model["type"]):
             spelled[character] += counts[i]
     vocabulary = tokenizer.backend.get_vocab()
     single = [vocabulary[c] for c, _ in spelled.most_common() if c in vocabulary]
@@ -174,6 +176,15 @@ def cut_vocabulary(tokenizer: Tokenizer, counts: Counter[int], size: int) -> Tok
         item["id"] = place[item["id"]]
     _renumber(settings.get("post_processor"), place)
     return Tokenizer(Backend.from_str(json.dumps(settings)))
+
+
+def _spelling(token: str, kind: str) -> list[str]:
+    """Return the tokens of single characters that a token would be cut into without it."""
+    if kind != "WordPiece":
+        return list(token)
+    inside = token.startswith("##") and len(token) > 2
+    text = token[2:] if inside else token
+    return [f"##{c}" if inside or number else c for number, c in enumerate(text)]
 
 
 def _renumber(processor: Any, place: dict[int, int]) -> None:

@@ -40,7 +40,7 @@ NEW = [
 
 def other(tmp_path: Path, tokens=NEW) -> Tokenizer:
     folder = tmp_path / "other"
-    folder.mkdir()
+    folder.mkdir(parents=True)
     save_vocabulary(list(tokens), folder, max_length=64)
     return Tokenizer.load(folder)
 
@@ -201,6 +201,23 @@ def test_characters_stay_before_words_when_a_vocabulary_is_cut() -> None:
     kept = set(cut_vocabulary(old, counts, 5 + 10).backend.get_vocab())
     assert {"天", "气", "很", "好"} - kept == set()
     assert len(kept & {*words, "坏"}) == 5  # half of the room is left to what is used most
+
+
+def test_a_word_that_goes_is_still_spelled_by_wordpiece(tmp_path) -> None:
+    latin = [c for letter in "helo" for c in (letter, f"##{letter}")]
+    old = other(tmp_path, [*SPECIAL, "hello", "##llo", *latin, *"房间很干净", "##", "#"])
+    counts = count_tokens(["hello"] * 9 + ["房间很干净"] * 20, old)
+    new = cut_vocabulary(old, counts, len(SPECIAL) + 18)
+    # Characters of words come in though no text has them as tokens; what spells nothing goes.
+    assert set(new.backend.get_vocab()) == {
+        *SPECIAL, "hello", "h", "##e", "##l", "##o", *"房间很干净"
+    }  # fmt: skip
+    words = ["hell", "helo", "hel", "he"]
+    old = other(tmp_path / "more", [*SPECIAL, "hello", *words, *latin])
+    counts = count_tokens([*words * 9, "hello"], old)
+    new = cut_vocabulary(old, counts, len(SPECIAL) + 8)
+    ids = new.encode("hello", max_length=9).ids[1:-1]
+    assert [new.tokens()[i] for i in ids] == ["hell", "##o"]
 
 
 def test_new_tokens_are_hashed_by_their_names(tiny_backbone, tmp_path) -> None:
