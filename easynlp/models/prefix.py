@@ -98,7 +98,7 @@ def add_prefix(model: torch.nn.Module, tokens: int, folder: Path | None = None) 
             f"deep prompts are for encoders whose attention takes past keys and values "
             f"({', '.join(KNOWN)}), not for {config.model_type}"
         )
-    prefix = Prefix(config, tokens)
+    prefix = Prefix(config, tokens).train(model.training)
     state = stored_layer(folder, "deep_prompt")
     if state and state["weight"].shape == prefix.weight.shape:
         prefix.load_state_dict(state)
