@@ -11,7 +11,7 @@ from typing import Any
 from easynlp import run
 from easynlp.config import TrainConfig
 from easynlp.dataset import read_all
-from easynlp.errors import DataError
+from easynlp.errors import ConfigError, DataError
 from easynlp.fewshot.efl import ANSWERS
 from easynlp.fewshot.phases import plain_reading, write_rows
 from easynlp.tasks.base import Example
@@ -41,6 +41,7 @@ def pretrain_entailment(
         The run folder, which works as `model`.
 
     Raises:
+        ConfigError: If what is written beside the run folder would take the place of a file given.
         DataError: If no row of a file is entailed, or all are: then `entailed` names the wrong
             labels.
 
@@ -49,6 +50,13 @@ def pretrain_entailment(
     """
     files = tuple(files)
     named = {"train": files, "dev": (config.dev,), "test": (config.test,)}
+    inputs = {Path(path).resolve() for paths in named.values() for path in paths if path}
+    for name in named:
+        if (target := Path(f"{config.output}.{name}.jsonl")).resolve() in inputs:
+            raise ConfigError(
+                f"the rows as yes and no are written to {target}, which is one of the files given: "
+                "choose another output"
+            )
     converted: dict[str, Any] = {}
     for name, paths in named.items():
         given = [path for path in paths if path is not None]

@@ -154,6 +154,18 @@ def test_entailment_rows_are_read_as_told_and_dev_too(tmp_path, tiny_folder):
     assert made["dev"][0] == {"text": REVIEWS[0][0], "text_b": f"{REVIEWS[0][0]}。", "label": "1"}
 
 
+def test_the_rows_written_never_take_the_place_of_a_file_given(tmp_path, tiny_folder):
+    given = write(tmp_path / "nli.dev.jsonl", [{"text": "好", "text_b": "好", "label": "1"}])
+    before = (tmp_path / "nli.dev.jsonl").read_bytes()
+    config = TrainConfig(
+        task="text_classify", train="", dev=given, output=str(tmp_path / "nli"),
+        model=str(tiny_folder),
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match="choose another output"):
+        pretrain_entailment(config, [write(tmp_path / "train.jsonl", [])])
+    assert (tmp_path / "nli.dev.jsonl").read_bytes() == before
+
+
 def test_many_labels_are_asked_in_calls_of_bounded_size(tiny_backbone):
     names = tuple(f"天{i}" for i in range(119))
     config = EntailmentConfig(labels=names, max_length=32)
