@@ -213,7 +213,7 @@ def find(name: str, budget: Budget, model: str = "tiny-zh") -> Contender:
         found: Contender = made
         return found
     if kind == PUBLISHED:
-        return FineTuned(name, PUBLISHED_BUDGET, given or model)
+        return FineTuned(name, PUBLISHED_BUDGET, given or model, pooling="first")
     if kind in (FINETUNE, LP_FT):
         return FineTuned(name, budget, given or model, probe="first" if kind == LP_FT else "no")
     module, _, attribute = name.partition(":")

@@ -11,6 +11,7 @@ from easynlp.benchmarks.contenders import Budget, Learned, weights_identity
 from easynlp.benchmarks.encodings import grade
 from easynlp.benchmarks.fewclue import Split, read_split_file, read_training
 from easynlp.tasks.base import Batch, Example, Features, MakesRows, Prediction, Task
+from easynlp.tasks.labels import Pooling
 
 if TYPE_CHECKING:
     import torch
@@ -39,6 +40,7 @@ class FineTuned:
         model: A model as ``--model`` takes it, then methods behind plus signs; by default the
             name.
         probe: ``first``: start from a fitted head, see `easynlp.training.head.Probe`.
+        pooling: Which vector the head reads; the published recipe reads the first token's.
 
     Attributes:
         carry: Start from the weights the last call of `learn` ended with.
@@ -47,9 +49,10 @@ class FineTuned:
     seeded, unlabelled = True, False
 
     def __init__(
-        self, name: str, budget: Budget, model: str | None = None, probe: str = "no"
-    ) -> None:
-        self.name, self.budget, self.probe = name, budget, probe
+        self, name: str, budget: Budget, model: str | None = None, probe: str = "no",
+        pooling: Pooling = "auto",
+    ) -> None:  # fmt: skip
+        self.name, self.budget, self.probe, self.pooling = name, budget, probe, pooling
         self.model, *methods = (model or name).split("+")
         # Between contenders stands a comma, so between options of a method there a colon.
         self.methods = [
@@ -64,7 +67,7 @@ class FineTuned:
 
     def identity(self) -> str:
         """Return the budget, the methods and a hash of the weights or of the shape."""
-        return f"{self.budget} {self.methods} {self.probe} {weights_identity(self.model)}"
+        return f"{self.budget} {self.methods} {self.probe} {self.pooling} {weights_identity(self.model)}"
 
     def make_task(self, split: Split, backbone: Backbone, train: Sequence[Example]) -> Task:
         """Return the task to train; rows with ``scores`` are learned from as probabilities."""
@@ -73,7 +76,7 @@ class FineTuned:
 
         soft = bool(train) and all("scores" in each for each in train)
         kind = SoftClassify if soft else find_task("text_classify")
-        options = kind.Config(max_length=self.budget.max_length)
+        options = kind.Config(max_length=self.budget.max_length, pooling=self.pooling)
         task: Task = kind.prepare(options, backbone.tokenizer, train)
         return task
 
