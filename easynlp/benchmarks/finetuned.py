@@ -67,7 +67,8 @@ class FineTuned:
 
     def identity(self) -> str:
         """Return the budget, the methods and a hash of the weights or of the shape."""
-        return f"{self.budget} {self.methods} {self.probe} {self.pooling} {weights_identity(self.model)}"
+        weights = weights_identity(self.model)
+        return f"{self.budget} {self.methods} {self.probe} {self.pooling} {weights}"
 
     def make_task(self, split: Split, backbone: Backbone, train: Sequence[Example]) -> Task:
         """Return the task to train; rows with ``scores`` are learned from as probabilities."""
