@@ -15,7 +15,7 @@ import logging
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,7 +38,7 @@ from easynlp.benchmarks.fewclue import FEWCLUE, Split, find_split, read_split_fi
 from easynlp.benchmarks.pool import Pool, has_unlabelled, read_unlabelled
 from easynlp.benchmarks.released import check_split, digest, near_rows
 from easynlp.benchmarks.seal import sealed
-from easynlp.errors import DataError
+from easynlp.errors import DataError, ModelError
 from easynlp.tasks.base import Example, Prediction
 
 __all__ = ["Cell", "find_splits", "plan_cells", "progress_bar", "read_answers", "run_cells"]
@@ -152,21 +152,31 @@ def run_cells(cells: Sequence[tuple[Cell, dict[str, Any]]], folder: Path) -> lis
 
     Raises:
         DataError: If a contender opens the test file, or does not answer every row.
+        ModelError: If a contender's model cannot be had; then no cell is computed.
     """
+    identities = _identities([cell.contender for cell, _ in cells])
     folder.mkdir(parents=True, exist_ok=True)
     done = _read_done(folder / "cells.jsonl")
-    identities: dict[str, str] = {}
     found = []
     with progress_bar(len(cells)) as advance:
         for cell, more in cells:
-            name = cell.contender.name
-            if name not in identities:
-                identities[name] = cell.contender.identity()
-            key = cell.key(identities[name])
+            key = cell.key(identities[cell.contender.name])
             if key not in done:
                 done[key] = _run(cell, key, more, folder, advance)
             found.append(done[key])
             advance("", 1)
+    return found
+
+
+def _identities(contenders: Iterable[Contender]) -> dict[str, str]:
+    """Ask all before the first learns: hours later a name that is no model's would end the run."""
+    found: dict[str, str] = {}
+    for contender in contenders:
+        if contender.name not in found:
+            try:
+                found[contender.name] = contender.identity()
+            except ModelError as error:
+                raise ModelError(f'contender "{contender.name}": {error}') from error
     return found
 
 

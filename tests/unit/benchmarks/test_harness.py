@@ -11,7 +11,7 @@ from easynlp.benchmarks.contenders import Budget, find
 from easynlp.benchmarks.fewclue_page import KEPT, fewclue_page, fewclue_table, write_page
 from easynlp.benchmarks.harness import bench_fewclue
 from easynlp.benchmarks.settings import FewclueOptions
-from easynlp.errors import ConfigError, DataError
+from easynlp.errors import ConfigError, DataError, ModelError
 from tests.unit.benchmarks.release import (
     TEST,
     Spy,
@@ -159,6 +159,12 @@ def test_the_format_of_cells_is_part_of_their_key(root, monkeypatch):
     after = bench_fewclue(options(root, splits=("0",)))["cells"]
     assert {c["key"] for c in before}.isdisjoint(c["key"] for c in after)
     assert np.array_equal([c["right"] for c in before], [c["right"] for c in after])
+
+
+def test_a_model_that_cannot_be_had_is_told_before_the_first_cell(root):
+    with pytest.raises(ModelError, match='contender "nowhere": no model "nowhere"'):
+        bench_fewclue(options(root, contenders=("chance", "nowhere")))
+    assert not (root.parent / "out" / "cells.jsonl").exists()
 
 
 def test_a_name_that_is_no_contender_says_so():
