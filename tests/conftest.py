@@ -57,6 +57,15 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def without_mask_head(model: str | Path, folder: Path) -> Path:
+    """Write a model without its masked-LM head into a folder, and return that."""
+    from transformers import AutoModel, AutoTokenizer
+
+    AutoModel.from_pretrained(model).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(model).save_pretrained(folder)
+    return folder
+
+
 def _words_for_tokenizers() -> tuple[list[str], str]:
     """Return pieces of several characters, and every character that is to be known."""
     pieces = "房间 干净 早餐 总体 来说 很好 很不 不错 不错的 糟糕 新闻 喜欢"

@@ -130,10 +130,16 @@ class Work:
         self.report: dict[str, Any] = {"pool": len(pool), "generations": []}
 
     def check(self) -> None:
-        """Make every prompt's task, so that a wrong pattern or word ends the call at once."""
-        tokenizer = Backbone.load(self.config.model).tokenizer
-        for number in range(len(self.options.patterns)):
-            PromptClassify(self._prompt(number), tokenizer)
+        """Make every prompt's task, and the first one's model.
+
+        So a wrong pattern, word or model ends the call before a folder is made.
+        """
+        backbone = Backbone.load(self.config.model)
+        tasks = [
+            PromptClassify(self._prompt(number), backbone.tokenizer)
+            for number in range(len(self.options.patterns))
+        ]
+        tasks[0].language_model(backbone)
 
     def run(self) -> Pipeline:
         """Train the generations and the classifier."""

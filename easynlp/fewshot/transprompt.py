@@ -203,7 +203,8 @@ def _read(
         pattern=str(template), words=options.words, max_length=options.max_length,
         labels=known.labels,
     )  # fmt: skip
-    CrossPrompt(CrossConfig(**asdict(prompt), sets=len(sets)), backbone.tokenizer)  # checks it
+    crossed = CrossPrompt(CrossConfig(**asdict(prompt), sets=len(sets)), backbone.tokenizer)
+    crossed.language_model(backbone)  # a wrong model is told before a folder is made
     return prompt, sets
 
 

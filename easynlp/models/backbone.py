@@ -140,6 +140,10 @@ class Backbone:
             delattr(config, COMPACT_KEY)
         for key, value in overrides.items():
             setattr(config, key, value)
+        if type(config) not in auto._model_mapping:
+            raise ModelError(
+                f"{self.name} is {config.model_type}, and there is no {architecture} of that"
+            )
         # At these sizes eager attention is faster than SDPA on a CPU, slower on a GPU.
         attention = "sdpa" if torch.cuda.is_available() else "eager"
         with _quiet():

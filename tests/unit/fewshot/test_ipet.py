@@ -11,11 +11,11 @@ import torch
 
 import easynlp
 from easynlp.config import TrainConfig
-from easynlp.errors import ConfigError, DataError
+from easynlp.errors import ConfigError, DataError, ModelError
 from easynlp.fewshot.ipet import IpetOptions, draw_rows, ipet, soft_labels
 from easynlp.fewshot.soft_classify import SoftClassify
 from easynlp.tasks.text_classify import ClassifyConfig
-from tests.conftest import REVIEWS
+from tests.conftest import REVIEWS, without_mask_head
 
 PATTERNS = ("{text}，很[MASK]", "[MASK]，{text}")
 WORDS = "好评=好;差评=差"
@@ -124,6 +124,12 @@ def test_what_cannot_work_is_refused_before_anything_is_trained(config, pool, tm
         ipet(
             replace(config, task="sequence_labeling"),
             IpetOptions(patterns=PATTERNS, unlabeled=pool),
+        )
+    headless = str(without_mask_head(config.model, tmp_path / "headless"))
+    with pytest.raises(ModelError, match="no masked-LM head of its own"):
+        ipet(
+            replace(config, model=headless),
+            IpetOptions(patterns=PATTERNS, words=WORDS, unlabeled=pool),
         )
     assert not (tmp_path / "run").exists()
 

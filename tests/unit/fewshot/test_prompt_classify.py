@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from transformers import AutoConfig
 
 import easynlp
 from easynlp.errors import ConfigError, DataError, ModelError
 from easynlp.fewshot.prompt_classify import PromptClassify, PromptConfig
 from easynlp.models.backbone import Backbone
 from easynlp.training.loop import make_forward, to_tensors
-from tests.conftest import REVIEWS
+from tests.conftest import REVIEWS, without_mask_head
 
 CPU = torch.device("cpu")
 ROWS = [{"text": text, "label": label} for text, label in REVIEWS]
@@ -137,13 +139,15 @@ def test_what_does_not_go_together_is_refused(tiny_backbone):
 
 
 def test_a_model_without_its_own_mask_head_is_refused(tiny_folder, tmp_path):
-    from transformers import AutoModel, AutoTokenizer
-
-    AutoModel.from_pretrained(tiny_folder).save_pretrained(tmp_path)
-    AutoTokenizer.from_pretrained(tiny_folder).save_pretrained(tmp_path)
-    backbone = Backbone.load(str(tmp_path))
+    backbone = Backbone.load(str(without_mask_head(tiny_folder, tmp_path)))
     with pytest.raises(ModelError, match="has no masked-LM head of its own"):
         make(backbone).build(backbone)
+
+
+def test_a_model_of_another_kind_is_refused_by_its_kind(tiny_backbone):
+    other = replace(tiny_backbone, config=AutoConfig.for_model("gpt2"), folder=None)
+    with pytest.raises(ModelError, match=r"is gpt2, and there is no AutoModelForMaskedLM of that$"):
+        make(tiny_backbone).build(other)
 
 
 def test_soft_tokens_are_new_vectors_that_no_word_competes_with(tiny_backbone):

@@ -15,7 +15,7 @@ import easynlp
 from easynlp.cli.main import main
 from easynlp.config import TrainConfig
 from easynlp.data.sampling import EncodedRows
-from easynlp.errors import ConfigError, DataError
+from easynlp.errors import ConfigError, DataError, ModelError
 from easynlp.fewshot import transprompt as module
 from easynlp.fewshot.cross_prompt import CrossConfig, CrossPrompt, cross_prompts
 from easynlp.fewshot.p_tuning import SoftPrompts
@@ -25,7 +25,7 @@ from easynlp.models.backbone import Backbone
 from easynlp.pipeline import Pipeline
 from easynlp.training.loop import FitOptions, State, fit, make_forward, to_tensors
 from easynlp.training.plan import Plan, task_term
-from tests.conftest import REVIEWS
+from tests.conftest import REVIEWS, without_mask_head
 from tests.contract.samples import plain
 
 CPU = torch.device("cpu")
@@ -242,6 +242,9 @@ def test_what_is_wrong_is_told_before_anything_is_written(config, tmp_path):
     path.write_text("".join(json.dumps(r) + "\n" for r in rows), "utf-8")
     with pytest.raises(DataError, match="all stand in dev or test"):
         transprompt(config, options_of(tmp_path, others=(str(path),)))
+    headless = str(without_mask_head(config.model, tmp_path / "headless"))
+    with pytest.raises(ModelError, match="no masked-LM head of its own"):
+        transprompt(replace(config, model=headless), options_of(tmp_path))
     assert not (tmp_path / "run").exists()
 
 
