@@ -16,7 +16,6 @@ from typing import Any
 from transformers import PretrainedConfig, PreTrainedModel
 
 from easynlp.errors import ConfigError
-from easynlp.options import pieces
 from easynlp.training.depth import LAYER
 
 __all__ = ["chosen_layers", "keep_layers"]
@@ -38,7 +37,7 @@ def chosen_layers(spec: str, config: PretrainedConfig) -> tuple[int, ...]:
         (0, 3, 7, 11)
     """
     there = getattr(config, "num_hidden_layers", 0)
-    given = pieces([spec])
+    given = [piece.strip() for piece in spec.split(",")]  # a number named twice is told
     numbers = tuple(int(piece) for piece in given if piece.isascii() and piece.isdigit())
     rising = all(low < high for low, high in pairwise(numbers))
     if len(numbers) != len(given) or not rising or not numbers or numbers[-1] >= there:

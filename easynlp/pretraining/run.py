@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import tempfile
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,8 @@ from easynlp.pretraining.objectives import fit_positions, make_task, settle, sta
 from easynlp.pretraining.sentence_distill import start_embeddings, turn_to
 from easynlp.pretraining.teacher import check_teacher
 from easynlp.pretraining.token_distill import TaughtModeling
-from easynlp.pretraining.vocabulary import SPECIAL, save_vocabulary
+from easynlp.pretraining.vocabulary import SPECIAL, read_vocabulary, save_vocabulary
+from easynlp.pretraining.vocabulary_transfer import cut_vocabulary
 from easynlp.tasks.span_corruption import SENTINELS
 from easynlp.text.tokenizer import Tokenizer
 from easynlp.training.folder import claim_folder
@@ -192,7 +194,12 @@ def _rehearse(config: PretrainConfig) -> None:
 
     Raises:
         ConfigError: If the shape's options or a method's do not fit.
+        DataError: If the vocabulary file is none.
     """
+    if config.vocab is not None:
+        read_vocabulary(Path(config.vocab))
+    if config.cut_vocab and config.init is not None:
+        cut_vocabulary(Backbone.load(config.init).tokenizer, Counter(), config.cut_vocab)
     extra = SENTINELS if config.objective == "t5" else ()
     with tempfile.TemporaryDirectory() as folder:
         save_vocabulary([*SPECIAL, *extra], Path(folder), max_length=8, extra=extra)

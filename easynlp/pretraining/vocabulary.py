@@ -51,11 +51,17 @@ def read_vocabulary(path: Path) -> list[str]:
     """Return the tokens of a ``vocab.txt``.
 
     Raises:
-        DataError: If the file is missing or a special token is not in it.
+        DataError: If the file is missing or not UTF-8, or a special token is not in it.
     """
     if not path.is_file():
         raise DataError("no such vocabulary file", path=str(path))
-    tokens = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+    try:
+        tokens = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"no vocabulary: byte 0x{error.object[error.start]:02x} is not UTF-8", path=str(path),
+            line=error.object.count(b"\n", 0, error.start) + 1,
+        ) from error  # fmt: skip
     if missing := [token for token in SPECIAL if token not in tokens]:
         raise DataError(f"no vocabulary: {', '.join(missing)} missing", path=str(path))
     return tokens

@@ -153,7 +153,10 @@ def cut_vocabulary(tokenizer: Tokenizer, counts: Counter[int], size: int) -> Tok
     fixed = {item["id"] for item in settings["added_tokens"]}
     fixed |= {i for pair in SAME for t in pair if (i := tokenizer.id_of(t)) is not None}
     if size <= len(fixed):
-        raise ConfigError(f"--cut-vocab {size} has no room beside {len(fixed)} special tokens")
+        raise ConfigError(
+            f"--cut-vocab {size} has no room beside {len(fixed)} special tokens; "
+            f"valid: {len(fixed) + 1} or more, or 0 for all"
+        )
     room = size - len(fixed)
     used = [i for i, _ in counts.most_common() if i not in fixed]
     spelled: Counter[str] = Counter()

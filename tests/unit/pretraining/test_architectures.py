@@ -13,7 +13,7 @@ import transformers
 from transformers import AutoTokenizer
 
 import easynlp
-from easynlp.errors import ConfigError, Interrupted
+from easynlp.errors import ConfigError, DataError, Interrupted
 from easynlp.models.heads import core
 from easynlp.pretraining import run as pretraining
 from easynlp.pretraining.architectures import ARCHITECTURES, Shape, make_config, positions_of
@@ -170,5 +170,14 @@ def test_what_does_not_fit_is_told(go, tiny_backbone, tmp_path) -> None:
         with pytest.raises(ConfigError, match=message):
             go(output=str(tmp_path / "never"), **options)
         assert not (tmp_path / "never").exists()  # before anything is made
+    vocabulary = tmp_path / "vocab.txt"
+    for written, message in (
+        (b"[PAD]\n[UNK]\n", "txt: no vocabulary: .CLS., .SEP., .MASK. missing"),
+        ("[PAD]\n你\n".encode("gb18030"), "txt:2: no vocabulary: byte 0xc4 is not UTF-8"),
+    ):
+        vocabulary.write_bytes(written)
+        with pytest.raises(DataError, match=message):
+            go(output=str(tmp_path / "never"), vocab=str(vocabulary))
+        assert not (tmp_path / "never").exists()
     with pytest.raises(ConfigError, match='Did you mean "bert"'):
         make_config("brt", Shape(2, 32, 2, 64, 40), tiny_backbone.tokenizer)

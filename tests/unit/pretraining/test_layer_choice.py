@@ -32,7 +32,7 @@ def test_kept_layers_are_those_of_the_checkpoint_in_order() -> None:
     torch.testing.assert_close(whole(ids).logits, large(ids).logits)
 
 
-@pytest.mark.parametrize("spec", ["", "0,x", "3,1", "1,1,2,4", "-1", "0,4"])
+@pytest.mark.parametrize("spec", ["", "0,x", "3,1", "0,0", "1,1,2", "0,,1", "-1", "0,4"])
 def test_layers_that_are_none_are_refused(spec) -> None:
     with pytest.raises(ConfigError, match="0 to 3"):
         chosen_layers(spec, BertConfig(num_hidden_layers=4))
@@ -43,6 +43,16 @@ def test_layers_need_a_checkpoint_with_layers_of_its_own(tmp_path) -> None:
         chosen_layers("0", AlbertConfig(num_hidden_layers=4))
     with pytest.raises(ConfigError, match="of a new model say --layers"):
         easynlp.pretrain(corpus=[str(tmp_path)], output=str(tmp_path / "run"), keep_layers="0")
+
+
+def test_a_vocabulary_without_room_is_told_before_a_folder_is_made(tiny_folder, tmp_path) -> None:
+    (tmp_path / "a.txt").write_text("房间很干净", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"--cut-vocab 5 .*valid: 6 or more, or 0 for all"):
+        easynlp.pretrain(
+            corpus=[str(tmp_path / "a.txt")], output=str(tmp_path / "run"), init=str(tiny_folder),
+            cut_vocab=5, row_length=32,
+        )  # fmt: skip
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_starts_from_the_kept_layers(tiny_folder, tmp_path) -> None:
