@@ -28,6 +28,7 @@ from easynlp.training.depth import freeze
 from easynlp.training.folder import check_folder, claim_folder, save_weights
 from easynlp.training.head import Probe
 from easynlp.training.loop import FitOptions
+from easynlp.training.memory import checkpoint_activations
 from easynlp.training.plan import Plan, task_term
 from easynlp.training.precision import pick_device, resolve_precision
 from easynlp.training.session import Habits, train_to_folder
@@ -80,6 +81,8 @@ def train(config: TrainConfig, task_config: Any = None) -> Pipeline:
     )  # fmt: skip
     plan = apply_methods(plan, config.method)
     freeze(plan.model, config.freeze_layers, embeddings=config.freeze_embeddings)
+    if config.activation_checkpointing:
+        checkpoint_activations(plan.model)  # models that cannot are told before a folder is made
     features = dataset.encode(plan.task, data)
     rows = EncodedRows.of(features["train"])
     pipeline = Pipeline(plan.task, TorchModel(plan.model, "fp32", device))

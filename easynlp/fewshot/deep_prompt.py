@@ -93,6 +93,8 @@ def deep_prompt(plan: Plan, *, tokens: int = 16, freeze: bool = True) -> Plan:
 
     if tokens < 1:
         raise ConfigError(f"deep_prompt: tokens is {tokens}; valid: 1 or more")
+    if isinstance(plan.task, DeepPromptClassify):
+        raise ConfigError("deep_prompt is given twice; once is enough, with tokens for its length")
     if type(plan.task) is not TextClassify:
         raise ConfigError(f"deep_prompt is for text_classify, not for {plan.task.name}")
     if plan.backbone is None or [term.name for term in plan.terms] != ["loss"]:

@@ -23,7 +23,7 @@ def checkpoint_activations(model: torch.nn.Module) -> None:
         model: A transformers model, or a module around some.
 
     Raises:
-        ModelError: If a model inside cannot do it, or there is none.
+        ModelError: If a model inside cannot do it or has deep prompts, or there is none.
 
     Example:
         >>> from transformers import BertConfig, BertModel
@@ -35,6 +35,8 @@ def checkpoint_activations(model: torch.nn.Module) -> None:
         [True]
     """
     found = _outermost(model)
+    if any(hasattr(each, "deep_prompt") for each in found):  # its keys and values are a cache
+        raise ModelError("deep prompts and --activation-checkpointing exclude each other")
     able = [each for each in found if each.supports_gradient_checkpointing]
     if not found or len(able) < len(found):
         names = ", ".join(type(each).__name__ for each in found) or type(model).__name__
