@@ -88,7 +88,7 @@ def test_the_loss_is_the_squared_error_of_cosines(plan):
             cosine = torch.nn.functional.cosine_similarity(group[0], mate, dim=0)
             expected += (cosine.item() - (1.0 if number < 2 else 0.0)) ** 2 / 4
     term = changed.terms[-1]
-    assert float(term.compute(run)) == pytest.approx(expected, rel=1e-5)
+    assert float(term.compute(run).detach()) == pytest.approx(expected, rel=1e-5)
     assert changed.vectors_only
     assert changed.terms[0].weight == 0
     term.compute(run).backward()
