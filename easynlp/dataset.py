@@ -26,6 +26,7 @@ __all__ = [
     "encode",
     "read",
     "read_all",
+    "read_splits",
     "write_fingerprints",
 ]
 
@@ -104,6 +105,26 @@ def read_all(
         path, fields, chosen=options.columns, with_targets=with_targets, **_reading(options)
     )
     return [example for _, example in found]
+
+
+def read_splits(
+    options: DataOptions, fields: Sequence[Field], names: Sequence[str] = ("train", "dev", "test")
+) -> dict[str, list[Example]]:
+    """Return the examples of each split whose file is given.
+
+    Args:
+        options: Columns and format; they hold the files as well, under the splits' names.
+        fields: The task's fields.
+        names: The splits.
+
+    Raises:
+        DataError: With the line of what is wrong.
+    """
+    return {
+        name: read_all(path, fields, options)
+        for name in names
+        if (path := getattr(options, name)) is not None
+    }
 
 
 def encode(task: Task, data: RunData) -> dict[str, list[Features]]:

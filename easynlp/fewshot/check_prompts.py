@@ -22,7 +22,7 @@ from typing import Any
 
 from easynlp import run
 from easynlp.config import TrainConfig
-from easynlp.dataset import read_all
+from easynlp.dataset import read_splits
 from easynlp.errors import ConfigError
 from easynlp.fewshot.prompt_classify import PromptClassify, PromptConfig
 from easynlp.fewshot.prompt_settings import PromptCheckOptions
@@ -62,11 +62,7 @@ def check_prompts(options: PromptCheckOptions) -> dict[str, Any]:
     """
     if options.pattern and not (options.dev or options.train):
         raise ConfigError("patterns are compared on labelled rows: give some with --dev FILE")
-    rows = {
-        name: read_all(path, PromptClassify.fields, options)
-        for name in ("train", "dev")
-        if (path := getattr(options, name))
-    }
+    rows = read_splits(options, PromptClassify.fields, ("train", "dev"))
     # Wrong patterns and words are told before the model is run.
     backbone = Backbone.load(options.model)
     tasks = [_task(pattern, options, backbone, rows) for pattern in options.pattern]

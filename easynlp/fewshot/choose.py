@@ -27,7 +27,7 @@ from typing import Any
 from easynlp import run
 from easynlp.atomic import write_json
 from easynlp.config import DataOptions, TrainConfig, to_yaml
-from easynlp.dataset import read_all
+from easynlp.dataset import read_splits
 from easynlp.errors import ConfigError, ModelError, RunError, did_you_mean
 from easynlp.fewshot.baselines import NaiveBayesEM, SelfTrainedLinear
 from easynlp.fewshot.cp_tuning import INFERENCES
@@ -90,11 +90,7 @@ def choose(config: FewShotConfig) -> Choice:
     }  # fmt: skip
     ways = _ways(config)
     check_folder(folder, **claim)
-    examples = {
-        name: read_all(path, TextClassify.fields, config)
-        for name in ("train", "dev", "test")
-        if (path := getattr(config, name)) is not None
-    }
+    examples = read_splits(config, TextClassify.fields)
     options = _self_training(config)
     pool = read_pool(base, options, examples) if config.unlabeled else None
     claim_folder(folder, **claim)

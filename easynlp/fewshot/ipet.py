@@ -32,7 +32,7 @@ import numpy as np
 from easynlp.atomic import write_json
 from easynlp.config import TrainConfig, to_yaml
 from easynlp.data.diagnose import example_hash
-from easynlp.dataset import read_all
+from easynlp.dataset import read_all, read_splits
 from easynlp.errors import ConfigError, DataError
 from easynlp.fewshot.committee import LEAST
 from easynlp.fewshot.phases import plain_reading, train_once, write_rows
@@ -98,11 +98,7 @@ def ipet(config: TrainConfig, options: IpetOptions, task_config: Any = None) -> 
         "inputs": (config.model, config.train, config.dev, config.test, options.unlabeled),
     }  # fmt: skip
     check_folder(folder, **claim)
-    rows = {
-        name: read_all(path, TextClassify.fields, config)
-        for name in ("train", "dev", "test")
-        if (path := getattr(config, name))
-    }
+    rows = read_splits(config, TextClassify.fields)
     pool = _pool(config, options, rows)
     labels = TextClassify.prepare(plain, Backbone.load(config.model).tokenizer, rows["train"])
     plain = replace(plain, labels=labels.config.labels, pair=labels.config.pair)

@@ -28,7 +28,7 @@ import numpy as np
 from easynlp.atomic import write_json
 from easynlp.config import TrainConfig, to_yaml
 from easynlp.data.diagnose import example_hash
-from easynlp.dataset import read_all
+from easynlp.dataset import read_all, read_splits
 from easynlp.errors import ConfigError, DataError
 from easynlp.fewshot.phases import copy_run, plain_reading, train_once, write_rows
 from easynlp.fewshot.pseudo_labels import Kept, choose_confident, shuffle_labels
@@ -108,11 +108,7 @@ def self_train(
         "inputs": (config.model, config.train, config.dev, config.test, options.unlabeled),
     }  # fmt: skip
     check_folder(folder, **claim)
-    examples = {
-        name: read_all(path, task_type.fields, config)
-        for name in ("train", "dev", "test")
-        if (path := getattr(config, name)) is not None
-    }
+    examples = read_splits(config, task_type.fields)
     pool = read_pool(config, options, examples)
     claim_folder(folder, **claim)
     if any(pool.left_out.values()):

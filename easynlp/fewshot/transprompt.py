@@ -31,7 +31,7 @@ import numpy as np
 from easynlp.atomic import write_json
 from easynlp.config import DataOptions, TrainConfig, to_yaml
 from easynlp.data.diagnose import example_hash
-from easynlp.dataset import read_all
+from easynlp.dataset import read_all, read_splits
 from easynlp.errors import ConfigError, DataError
 from easynlp.fewshot.cross_prompt import CrossConfig, CrossPrompt, cross_prompts
 from easynlp.fewshot.phases import copy_run, plain_reading, train_once, write_rows
@@ -86,11 +86,7 @@ def transprompt(config: TrainConfig, options: TransPromptOptions) -> Pipeline:
         "inputs": (config.model, config.train, config.dev, config.test, *options.others),
     }  # fmt: skip
     check_folder(folder, **claim)
-    splits = {
-        name: read_all(path, TextClassify.fields, config)
-        for name in ("train", "dev", "test")
-        if (path := getattr(config, name))
-    }
+    splits = read_splits(config, TextClassify.fields)
     prompt, sets = _read(config, options, splits)
     claim_folder(folder, **claim)
     home = folder / PHASES

@@ -8,6 +8,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from transformers import PretrainedConfig
+
 from easynlp.config import PretrainConfig
 from easynlp.errors import ConfigError
 from easynlp.models.backbone import Backbone, set_dropout
@@ -81,10 +83,11 @@ def settle(config: PretrainConfig) -> PretrainConfig:
     architecture: str | None = config.architecture
     objective: str | None = config.objective
     if config.init is not None:
-        found = Backbone.load(config.init).config.model_type
+        start = Backbone.load(config.init).config
+        found = start.model_type
         if architecture not in (None, found):
             raise ConfigError(f"--init {config.init} is {found}, not --architecture {architecture}")
-        _check_init(config)
+        _check_init(config, start)
         architecture = found if found in ARCHITECTURES else None
         objective = objective or (ARCHITECTURES[found].objective if architecture else "mlm")
     else:
@@ -115,8 +118,8 @@ def settle(config: PretrainConfig) -> PretrainConfig:
     return replace(config, architecture=architecture, objective=objective, method=methods)  # type: ignore[arg-type]
 
 
-def _check_init(config: PretrainConfig) -> None:
-    """Refuse options of a new model beside ``init``."""
+def _check_init(config: PretrainConfig, start: PretrainedConfig) -> None:
+    """Refuse options of a new model beside ``init``, and layers that it has not."""
     if config.config_json is not None:
         raise ConfigError("--init takes the checkpoint's configuration: drop --config-json")
     shaped = {f.name for f in fields(Shape)} & {f.name for f in fields(config)} - {"dropout"}
@@ -125,14 +128,14 @@ def _check_init(config: PretrainConfig) -> None:
         if getattr(config, name) != new[name]:
             flag = "--" + name.replace("_", "-")
             raise ConfigError(f"--init takes the checkpoint's shape: drop {flag}")
+    if config.keep_layers:
+        chosen_layers(config.keep_layers, start)
 
 
 def _check_changes(config: PretrainConfig) -> None:
-    """Refuse changes to ``init`` without one, and changes that cannot be made to it."""
+    """Refuse changes to ``init`` without one, and two that exclude each other."""
     if config.keep_layers and config.init is None:
         raise ConfigError("--keep-layers names layers of --init; of a new model say --layers")
-    if config.keep_layers and config.init is not None:
-        chosen_layers(config.keep_layers, Backbone.load(config.init).config)
     if config.cut_vocab and (config.init is None or config.vocab is not None):
         raise ConfigError("--cut-vocab cuts the vocabulary of --init, and goes without --vocab")
 

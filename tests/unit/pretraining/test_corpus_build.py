@@ -6,14 +6,9 @@ import gzip
 import json
 import os
 import random
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import zstandard
 
@@ -22,7 +17,6 @@ from easynlp.errors import ConfigError, DataError
 from easynlp.pretraining.corpora import build as building
 from easynlp.pretraining.corpora import reading
 from easynlp.pretraining.corpora.build import build_corpus
-from easynlp.pretraining.corpora.parallel import spread
 from easynlp.pretraining.corpora.reading import Source, find_sources, name_of, shards
 from easynlp.pretraining.corpora.settings import CorpusConfig
 from easynlp.pretraining.corpora.shard import REASONS, shard_folder, sift
@@ -354,50 +348,6 @@ def test_on_the_command_line(sources, heldout, tmp_path, capsys) -> None:
     assert f"held out: 1 paragraphs showed {heldout}" in shown
     assert main(["corpus", "build", "--output", str(output)]) == 2
     assert "SOURCES is missing" in capsys.readouterr().err
-
-
-ORPHANS = """
-import time
-from easynlp.pretraining.corpora.parallel import spread
-def work(state, item):
-    open(f"{state}/{item}", "w").close()
-    time.sleep(600)
-if __name__ == "__main__":
-    list(spread(work, FOLDER, range(2), 2))
-"""
-
-
-def test_workers_end_with_a_parent_that_is_killed(tmp_path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(ORPHANS.replace("FOLDER", repr(str(tmp_path))), encoding="utf-8")
-    parent = subprocess.Popen([sys.executable, str(script)], cwd=Path(__file__).parents[3])
-    wait(lambda: (tmp_path / "0").exists() and (tmp_path / "1").exists())
-    children = psutil.Process(parent.pid).children(recursive=True)
-    assert len(children) >= 2
-    os.kill(parent.pid, signal.SIGKILL)
-    parent.wait()
-    wait(lambda: not any(child.is_running() and child.status() != "zombie" for child in children))
-
-
-def wait(happened) -> None:
-    deadline = time.monotonic() + 120
-    while not happened():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.05)
-
-
-def test_results_come_in_order_and_items_are_taken_as_needed() -> None:
-    taken = []
-
-    def items():
-        for number in range(30):
-            taken.append(number)
-            yield number
-
-    results = spread(pow, 2, items(), 2)
-    assert next(results) == 1
-    assert len(taken) <= 4
-    assert list(results) == [2**number for number in range(1, 30)]
 
 
 def test_a_held_out_file_that_is_missing_leaves_no_folder(tmp_path):
