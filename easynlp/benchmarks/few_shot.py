@@ -9,6 +9,8 @@ CHID, PET ranks the candidates themselves (`easynlp.benchmarks.idiom_cloze`). Op
 - ``prompt=NAME``: another than the task's first pattern;
 - ``steps=N``: that many optimizer steps; 0 is zero-shot, and ``zero-shot@MODEL`` short for
   ``method:pet:steps=0@MODEL``;
+- ``batch=N``: training rows of a step, where mates of them that a method adds would make its steps
+  dearer than fine-tuning's: CP-Tuning's ``batch=5`` is 15 texts a step;
 - ``placebo=random-labels``: the labels of the training rows are shuffled. What is above chance
   then is what the model brings without training, and the choice among checkpoints on dev;
 - ``placebo=shuffled-words``: label words change places. What a method gains over it is what the
@@ -35,7 +37,7 @@ from easynlp.benchmarks.idiom_cloze import ClozeConfig, IdiomCloze
 from easynlp.benchmarks.names import PLACEBO, Name, typed
 from easynlp.benchmarks.prompts import Prompt, prompt_of, prompts
 from easynlp.benchmarks.settings import METHOD, ZERO_SHOT
-from easynlp.config import Steps, parse_method
+from easynlp.config import Count, Steps, parse_method
 from easynlp.errors import ConfigError
 from easynlp.methods import METHODS, find_method
 from easynlp.tasks import TASKS, find_task
@@ -93,9 +95,11 @@ class MethodTuned(FineTuned):
     def __init__(
         self, name: str, budget: Budget, model: str, parts: Sequence[str], options: dict[str, str]
     ) -> None:
-        steps = typed({k: options.pop(k) for k in ("steps",) if k in options}, _Ours, name)
-        if steps:
-            budget = dataclasses.replace(budget, min_steps=steps["steps"], max_steps=steps["steps"])
+        ours = typed({k: options.pop(k) for k in ("steps", "batch") if k in options}, _Ours, name)
+        if "steps" in ours:
+            budget = dataclasses.replace(budget, min_steps=ours["steps"], max_steps=ours["steps"])
+        if "batch" in ours:
+            budget = dataclasses.replace(budget, batch_size=ours["batch"])
         super().__init__(name, budget, model)
         self.model, self.methods = model, []
         self.task_name = parts[0] if parts[0] in TASKS else "text_classify"
@@ -109,8 +113,8 @@ class MethodTuned(FineTuned):
             self.placebo = ""
         if options and not self.parts:
             raise ConfigError(
-                f"{name}: no option {', '.join(options)}; a task alone takes prompt, steps and "
-                "placebo"
+                f"{name}: no option {', '.join(options)}; a task alone takes prompt, steps, "
+                "batch and placebo"
             )
         self.methods = [
             part + (":" + ",".join(f"{k}={v}" for k, v in options.items()) if last else "")
@@ -232,6 +236,7 @@ class MethodTuned(FineTuned):
 @dataclasses.dataclass(frozen=True)
 class _Ours:
     steps: Steps = 0
+    batch: Count = 16
 
 
 def shuffled_labels(rows: Sequence[Example], seed: int) -> list[Example]:

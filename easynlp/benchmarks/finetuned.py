@@ -166,9 +166,11 @@ class FineTuned:
             plan.model.eval()
             best.consider(plan, probe.evaluate(), {"step": 0, "of": 0}, probe)
             return
+        # A head read in several ways at each checkpoint gets fewer of them: equal looks at dev.
+        looks = budget.evaluations // (len(plan.answers.names) if plan.answers else 1)
         options = FitOptions(
             steps=steps, batch_size=budget.batch_size, lr=lr, precision=where.precision, seed=seed,
-            eval_every=max(1, steps // budget.evaluations) if budget.evaluations else steps,
+            eval_every=-(-steps // max(1, looks)),
         )  # fmt: skip
         for event in fit(
             plan, rows, options, state=State(), device=where.device, evaluate=probe.evaluate

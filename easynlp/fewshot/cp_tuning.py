@@ -10,6 +10,8 @@ those of the training rows, so no word has to stand for a label.
   language modeling.
 - ``variant=easynlp`` is EasyNLP's code: a hard pattern, the vector out of the MLM head's first
   (*transform*) layer, no auxiliary term, and the nearest training row answers.
+- ``variant=pooled`` is ours: as the paper's, but the vector is the mean over all tokens, the prompt
+  among them. A sentence encoder, or what was distilled from one, says more there than at its mask.
 
 How a vector becomes a label is chosen on dev among ``prototypes`` (the paper's: the mean cosine
 with a label's rows), ``anchors`` (the nearest training row) and ``head`` (logistic regression). All
@@ -44,6 +46,9 @@ if TYPE_CHECKING:
 __all__ = ["Config", "ContrastivePrompt", "cp_tuning"]
 
 Inference = Literal["prototypes", "anchors", "head"]
+Vector = Literal["hidden", "transform", "mean"]
+VECTOR_OF: dict[str, Vector] = {"paper": "hidden", "easynlp": "transform", "pooled": "mean"}
+"""Which vector each variant reads."""
 INFERENCES: tuple[Inference, ...] = ("prototypes", "anchors", "head")
 SHARPNESS = 10.0
 """Cosines times this are the logits of prototypes and anchors: an order, no calibration."""
@@ -55,8 +60,9 @@ class ContrastConfig:
 
     pattern: str = ""
     """The text with soft tokens and one mask; by default "{text}[PRO]*4[MASK]"."""
-    vector: Literal["hidden", "transform"] = "hidden"
-    """The mask's vector: out of the last layer, or of the MLM head's first layer."""
+    vector: Vector = "hidden"
+    """The mask's vector: out of the last layer, or of the MLM head's first layer; or the mean of
+    all tokens' vectors."""
     max_length: int = 128
     """Most tokens of a row; the text is cut, never the pattern."""
     inference: Inference = "prototypes"
@@ -303,7 +309,7 @@ class Answers:
 def cp_tuning(
     plan: Plan,
     *,
-    variant: Literal["paper", "easynlp"] = "paper",
+    variant: Literal["paper", "easynlp", "pooled"] = "paper",
     pattern: str = "",
     inference: Literal["dev", "prototypes", "anchors", "head"] | None = None,
     mlm: float | None = None,
@@ -325,10 +331,10 @@ def cp_tuning(
             may have come before it.
         variant: See the module's docstring; sets what is not given.
         pattern: ``{text}[PRO]*4[MASK]``; soft tokens and one mask.
-        inference: How a vector becomes a label; ``dev`` (the paper variant's) takes the best of
-            three on dev, without dev the prototypes.
-        mlm: Weight of the auxiliary masked language modeling; the paper variant's is 0.1, which is
-            ours. It costs a second pass.
+        inference: How a vector becomes a label; ``dev``, with all variants but EasyNLP's, takes the
+            best of three on dev, without dev the prototypes.
+        mlm: Weight of the auxiliary masked language modeling; EasyNLP's variant has none, the
+            others' 0.1 is ours. It costs a second pass.
         mask_rate: Share of a row's tokens hidden for it.
         margin: See `pair_loss`, also for `scale` and `positive`.
         scale: See `pair_loss`.
@@ -350,7 +356,7 @@ def cp_tuning(
     from easynlp.fewshot.mask_vectors import contrast_term, language_term
     from easynlp.fewshot.mates import mated
 
-    paper = variant == "paper"
+    paper = variant != "easynlp"
     weight = (0.1 if paper else 0.0) if mlm is None else mlm
     if weight < 0 or margin < 0 or scale <= 0 or positive <= 0 or not 0 < mask_rate < 1:
         raise ConfigError(
@@ -361,7 +367,7 @@ def cp_tuning(
     if plan.backbone is None or [term.name for term in plan.terms] != ["loss"]:
         raise ConfigError("cp_tuning makes the model anew, so it comes first among the methods")
     config = _config_of(plan.task, pattern, soft=paper)
-    config = replace(config, vector="hidden" if paper else "transform")
+    config = replace(config, vector=VECTOR_OF[variant])
     task = ContrastivePrompt(config, plan.backbone.tokenizer)
     model = task.build(plan.backbone)
     chosen = inference or ("dev" if paper else "anchors")

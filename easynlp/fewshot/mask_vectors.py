@@ -16,7 +16,7 @@ from easynlp.fewshot import auxiliary
 from easynlp.fewshot.mates import ANCHORS, anchor_count
 from easynlp.fewshot.pair_loss import pair_loss
 from easynlp.models.compact import stored_layer
-from easynlp.models.heads import first_position
+from easynlp.models.heads import first_position, mean_of_tokens
 from easynlp.training.plan import Pass, Term
 
 __all__ = ["MaskVectors", "contrast_term", "language_term"]
@@ -29,18 +29,20 @@ class MaskVectors(torch.nn.Module):
         model: A transformers ``...ForMaskedLM``; gets a linear layer ``answers``, which is saved
             with it and never trained by gradients.
         outputs: Stored vectors.
-        vector: ``hidden``, the last layer's, or ``transform``, the MLM head's first layer's.
+        vector: ``hidden``, the last layer's, ``transform``, the MLM head's first layer's, or
+            ``mean``, the mean of all tokens' of the last layer.
 
     Raises:
         ModelError: If the transform layer is wanted and the model is not built as BERT is.
     """
 
     def __init__(
-        self, model: PreTrainedModel, outputs: int, vector: Literal["hidden", "transform"]
+        self, model: PreTrainedModel, outputs: int, vector: Literal["hidden", "transform", "mean"]
     ) -> None:
         super().__init__()
         self.core, self._first = model, first_position(model.config)
         self._transform = _transform_of(model) if vector == "transform" else (lambda x: x)
+        self._pooled = vector == "mean"
         self._width = int(model.config.hidden_size)
         self.resize_answers(outputs)
 
@@ -90,7 +92,11 @@ class MaskVectors(torch.nn.Module):
             if decode is None:
                 raise ModelError("the auxiliary term needs a model built as BERT or RoBERTa: mlm=0")
             return SimpleNamespace(logits=decode(flat[hidden_positions]))
-        vectors = normalize(self._transform(flat[masked_positions]), dim=-1)
+        if self._pooled:
+            read = mean_of_tokens(output.last_hidden_state, attention_mask)
+        else:
+            read = self._transform(flat[masked_positions])
+        vectors = normalize(read, dim=-1)
         return Answer(self.answers(vectors), vectors)
 
 

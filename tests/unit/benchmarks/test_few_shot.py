@@ -146,7 +146,7 @@ def test_a_method_without_pattern_is_plain_fine_tuning_with_it(tiny_folder, cell
         ("method:pett", "unknown method"),
         ("method:r_drop:placebo=random-words", "Known: random-labels, shuffled-words"),
         ("method:r_drop:alpha", "is no OPTION=VALUE"),
-        ("method:text_classify:alpha=1", "a task alone takes prompt, steps and placebo"),
+        ("method:text_classify:alpha=1", "a task alone takes prompt, steps, batch and placebo"),
     ],
 )
 def test_names_that_are_wrong_say_so(name, said):
