@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from easynlp.atomic import write_text
-from easynlp.benchmarks.contenders import Contender, Learned
+from easynlp.benchmarks.contender import Contender, Learned
 from easynlp.benchmarks.encodings import (
     answers_of,
     gold_of,

@@ -30,7 +30,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from easynlp.benchmarks.contenders import Budget, Learned
+from easynlp.benchmarks.contender import Budget, Learned
 from easynlp.benchmarks.fewclue import Split
 from easynlp.benchmarks.finetuned import FineTuned
 from easynlp.benchmarks.idiom_cloze import ClozeConfig, IdiomCloze

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from easynlp.benchmarks.contenders import Budget, Learned, weights_identity
+from easynlp.benchmarks.contender import Budget, Learned, weights_identity
 from easynlp.benchmarks.encodings import grade
 from easynlp.benchmarks.fewclue import Split, read_split_file, read_training
 from easynlp.tasks.base import Batch, Example, Features, MakesRows, Prediction, Task

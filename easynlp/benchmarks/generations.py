@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from easynlp.benchmarks.contenders import Budget, Learned
+from easynlp.benchmarks.contender import Budget, Learned
 from easynlp.benchmarks.encodings import grade, hide
 from easynlp.benchmarks.few_shot import MethodTuned
 from easynlp.benchmarks.fewclue import FEWCLUE, Split, read_split_file

@@ -30,7 +30,8 @@ from easynlp.atomic import write_json
 from easynlp.benchmarks.arms import expand, fuzzy_spread, is_fuzzy_arm
 from easynlp.benchmarks.bootstrap import Scored, difference_draws, interval_of, mean_draws
 from easynlp.benchmarks.cells import find_splits, plan_cells, read_answers, run_cells
-from easynlp.benchmarks.contenders import budget_of, find
+from easynlp.benchmarks.contender import budget_of
+from easynlp.benchmarks.contenders import find
 from easynlp.benchmarks.encodings import gold_of, groups_of
 from easynlp.benchmarks.fewclue import FEWCLUE, OFFICIAL, Split, read_split_file
 from easynlp.benchmarks.names import placebo_of

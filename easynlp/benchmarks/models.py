@@ -16,7 +16,8 @@ from rich.table import Table
 
 from easynlp.atomic import write_json
 from easynlp.benchmarks.cells import find_splits, plan_cells, run_cells
-from easynlp.benchmarks.contenders import budget_of, find
+from easynlp.benchmarks.contender import budget_of
+from easynlp.benchmarks.contenders import find
 from easynlp.benchmarks.scores import differences, rank, summarize
 from easynlp.benchmarks.settings import ModelsOptions
 from easynlp.benchmarks.timing import machine

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from easynlp.benchmarks.contenders import Budget, Learned, weights_identity
+from easynlp.benchmarks.contender import Budget, Learned, weights_identity
 from easynlp.benchmarks.encodings import grade
 from easynlp.benchmarks.fewclue import Split, read_split_file, read_training
 from easynlp.benchmarks.settings import PREFIX

@@ -35,7 +35,8 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from easynlp.benchmarks.contenders import Budget, Contender, Learned, find
+from easynlp.benchmarks.contender import Budget, Contender, Learned
+from easynlp.benchmarks.contenders import find
 from easynlp.benchmarks.encodings import hide, joined
 from easynlp.benchmarks.fewclue import FEWCLUE, Split, read_split_file
 from easynlp.benchmarks.finetuned import FineTuned

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from easynlp.benchmarks.contenders import Budget, Learned, weights_identity
+from easynlp.benchmarks.contender import Budget, Learned, weights_identity
 from easynlp.benchmarks.encodings import grade, joined
 from easynlp.benchmarks.fewclue import Split, read_split_file, read_training
 from easynlp.benchmarks.names import Name, typed

@@ -97,8 +97,12 @@ def pretrain(config: PretrainConfig) -> Path:
             material = prepare(config, device)  # there already: read, not made
         plan, material = _plan(config, material)
         material = replace(material, config=fit_positions(config, core(plan.model).config))
+        most = material.count // 10
+        if most < config.heldout_rows:
+            log.warning("held out: %d rows, a tenth of the corpus, not %d", most,
+                        config.heldout_rows)  # fmt: skip
         kept = np.linspace(
-            0, material.count - 1, min(config.heldout_rows, material.count // 10), dtype=np.int64
+            0, material.count - 1, min(config.heldout_rows, most), dtype=np.int64
         )  # spread over the corpus, so all its genres are scored
         learned = np.setdiff1d(np.arange(material.count), kept)
         task: Any = plan.task

@@ -3,7 +3,7 @@
 import json
 
 from easynlp.benchmarks import encodings, fewclue, harness, released
-from easynlp.benchmarks.contenders import Learned
+from easynlp.benchmarks.contender import Learned
 from easynlp.benchmarks.fewclue import OFFICIAL, Suite
 from easynlp.benchmarks.harness import bench_fewclue
 from easynlp.benchmarks.settings import FewclueOptions

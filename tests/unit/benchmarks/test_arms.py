@@ -3,7 +3,8 @@
 import pytest
 
 from easynlp.benchmarks.arms import arms_of, expand, fuzzy_spread, is_fuzzy_arm
-from easynlp.benchmarks.contenders import Budget, find
+from easynlp.benchmarks.contender import Budget
+from easynlp.benchmarks.contenders import find
 from easynlp.benchmarks.fewclue_page import fewclue_page, fewclue_table, fuzzy_table
 from easynlp.benchmarks.harness import bench_fewclue
 from easynlp.benchmarks.names import placebo_of

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from easynlp.benchmarks import contenders, few_shot
-from easynlp.benchmarks.contenders import Budget
+from easynlp.benchmarks.contender import Budget
 from easynlp.benchmarks.encodings import grade, hide
 from easynlp.benchmarks.few_shot import shuffled_labels, shuffled_words
 from easynlp.benchmarks.fewclue import find_split, read_split_file

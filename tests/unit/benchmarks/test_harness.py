@@ -7,7 +7,8 @@ import pytest
 
 from easynlp.benchmarks import fewclue, harness
 from easynlp.benchmarks.cells import FORMAT
-from easynlp.benchmarks.contenders import Budget, find
+from easynlp.benchmarks.contender import Budget
+from easynlp.benchmarks.contenders import find
 from easynlp.benchmarks.fewclue_page import KEPT, fewclue_page, fewclue_table, write_page
 from easynlp.benchmarks.harness import bench_fewclue
 from easynlp.benchmarks.settings import FewclueOptions

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from easynlp.benchmarks.contenders import Budget, find
+from easynlp.benchmarks.contender import Budget
+from easynlp.benchmarks.contenders import find
 from easynlp.benchmarks.encodings import grade, hide, idiom
 from easynlp.benchmarks.fewclue import find_split, read_split_file
 from easynlp.benchmarks.idiom_cloze import ClozeConfig, IdiomCloze

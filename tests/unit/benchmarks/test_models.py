@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from easynlp.benchmarks import contenders, encodings, fewclue, released, settings
-from easynlp.benchmarks.contenders import FLOORS, Budget, FloorContender
+from easynlp.benchmarks.contender import Budget
+from easynlp.benchmarks.contenders import FLOORS, FloorContender
 from easynlp.benchmarks.fewclue import FEWCLUE, Suite, find_split, read_split_file
 from easynlp.benchmarks.finetuned import Best, FineTuned
 from easynlp.benchmarks.models import bench_models, models_table, probe_table

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
-from easynlp.benchmarks.contenders import Budget
+from easynlp.benchmarks.contender import Budget
 from easynlp.benchmarks.fewclue import Split
 from easynlp.benchmarks.probe import Encoder, LinearProbe, pair_features
 

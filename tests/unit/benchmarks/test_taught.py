@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from easynlp.benchmarks.contenders import Budget, Learned, find
+from easynlp.benchmarks.contender import Budget, Learned
+from easynlp.benchmarks.contenders import find
 from easynlp.benchmarks.encodings import hide
 from easynlp.benchmarks.fewclue import Split, read_split_file
 from easynlp.benchmarks.harness import bench_fewclue
