@@ -18,15 +18,17 @@ from easynlp import dataset
 from easynlp.config import TrainConfig, to_yaml
 from easynlp.data.sampling import EncodedRows
 from easynlp.distributed import World, process_group
+from easynlp.errors import ConfigError
 from easynlp.methods import apply_methods
 from easynlp.models.backbone import Backbone
 from easynlp.models.runtime import TorchModel
 from easynlp.pipeline import Pipeline, make_meta, save_meta
 from easynlp.tasks import find_task
 from easynlp.tasks.base import MakesRows
+from easynlp.text.label_words import Verbalizer
 from easynlp.training.depth import freeze
 from easynlp.training.folder import check_folder, claim_folder, save_weights
-from easynlp.training.head import Probe
+from easynlp.training.head import LabelNames, Probe
 from easynlp.training.loop import FitOptions
 from easynlp.training.memory import checkpoint_activations
 from easynlp.training.plan import Plan, task_term
@@ -94,7 +96,8 @@ def train(config: TrainConfig, task_config: Any = None) -> Pipeline:
     has_dev = "dev" in features
     plan.model.to(device)
     probe = Probe(config.probe, config.probe_strength, plan, rows,
-                  (lambda: score("dev")) if has_dev else None)  # fmt: skip
+                  (lambda: score("dev")) if has_dev else None,
+                  label_names(config.label_names, plan.task))  # fmt: skip
 
     with process_group(device) as world:
         if world.is_main:
@@ -121,6 +124,23 @@ def train(config: TrainConfig, task_config: Any = None) -> Pipeline:
             save_meta(folder, about)
         world.wait()
     return Pipeline.load(folder, backend="torch")
+
+
+def label_names(written: str, task: Any) -> LabelNames | None:
+    """Read what a task's labels are called; None if nothing is said.
+
+    Raises:
+        ConfigError: If the task has no labels to call, or a label has no name.
+    """
+    if not written:
+        return None
+    labels = list(getattr(task, "labels", ()))
+    if not labels or [each.name for each in task.fields] != ["text", "label"]:
+        raise ConfigError(f"--label-names is for classes of single texts, not for {task.name}")
+    known = Verbalizer.parse("" if written == "labels" else written, labels)
+    rows = [{"text": "，".join(words), "label": label}
+            for label, words in zip(known.labels, known.words, strict=True)]  # fmt: skip
+    return LabelNames(EncodedRows.of([task.encode(row) for row in rows]))
 
 
 def fit_options(config: TrainConfig, rows: int, precision: str) -> FitOptions:

@@ -10,7 +10,9 @@ given to answer have no labels. Names:
   ``finetune-published@MODEL``: with FewCLUE's published recipe. ``MODEL`` alone is
   ``finetune@MODEL``, and methods may stand behind plus signs (``tiny-zh+r_drop:alpha=4``);
 - ``lp-ft@MODEL``: the same budget, from a head fitted as a linear probe, which stays the answer if
-  no checkpoint is better on dev;
+  no checkpoint is better on dev. With ``names=PROMPT`` the head leans towards the vectors of that
+  prompt's label words (`easynlp.training.label_prior`; ``placebo=shuffled-names`` deals the words
+  out to other labels), with ``steps=0`` the fitted head is all there is;
 - ``method:NAME@MODEL``: a few-shot method, ``zero-shot@MODEL`` a prompt without training
   (`easynlp.benchmarks.few_shot`);
 - ``probe:MODEL``: a linear probe (`easynlp.benchmarks.probe`); ``knn@MODEL``, ``centroid@MODEL``:
@@ -23,12 +25,13 @@ given to answer have no labels. Names:
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 from easynlp.benchmarks.contender import Budget, Contender, Learned
 from easynlp.benchmarks.encodings import grade
 from easynlp.benchmarks.fewclue import FEWCLUE, Split, read_split_file, read_training
-from easynlp.benchmarks.names import Name
+from easynlp.benchmarks.names import Name, typed
 from easynlp.benchmarks.settings import (
     FINETUNE,
     FLOOR,
@@ -40,6 +43,7 @@ from easynlp.benchmarks.settings import (
     is_floor,
 )
 from easynlp.benchmarks.task_floors import ExampleFloor
+from easynlp.config import Steps
 from easynlp.errors import ConfigError
 from easynlp.registry import resolve
 
@@ -126,8 +130,14 @@ def find(name: str, budget: Budget, model: str = "tiny-zh") -> Contender:
         return found
     if kind == PUBLISHED:
         return FineTuned(name, PUBLISHED_BUDGET, given or model, pooling="first")
-    if kind in (FINETUNE, LP_FT):
-        return FineTuned(name, budget, given or model, probe="first" if kind == LP_FT else "no")
+    if kind == FINETUNE:
+        return FineTuned(name, budget, given or model)
+    start = Name.parse(kind)
+    if start.way == LP_FT:
+        said = typed(start.options, _StartOptions, name)
+        if (steps := said.pop("steps", None)) is not None:
+            budget = replace(budget, min_steps=steps, max_steps=steps)
+        return FineTuned(name, budget, given or model, probe="first", **said)
     module, _, attribute = name.partition(":")
     if attribute.isidentifier() and "." in module and "/" not in module:
         made = resolve(name, {}, kind="contender")(name, budget)
@@ -137,6 +147,15 @@ def find(name: str, budget: Budget, model: str = "tiny-zh") -> Contender:
         own: Contender = made
         return own
     return FineTuned(name, budget)
+
+
+@dataclass(frozen=True)
+class _StartOptions:
+    """Options of ``lp-ft``."""
+
+    names: str = ""
+    steps: Steps = 0
+    placebo: str = ""
 
 
 class FloorContender:

@@ -278,7 +278,8 @@ class Answers:
         """Compute all training rows' vectors and what each way makes of them."""
         import torch
 
-        from easynlp.training.head import read_rows, regress
+        from easynlp.training.head import read_rows
+        from easynlp.training.regression import regress
 
         vectors, targets = read_rows(
             self.task, self.model, source, device, lambda output, batch: output.vectors

@@ -25,12 +25,12 @@ import numpy as np
 from easynlp.config import Steps
 from easynlp.data.sampling import Source
 from easynlp.errors import ConfigError, DataError
-from easynlp.fewshot.verbalizer import Verbalizer
 from easynlp.options import Range
 from easynlp.tasks.base import Batch, Example, Features, Field, Prediction
 from easynlp.tasks.inputs import pad_rows, text_of
 from easynlp.tasks.labels import Pooling, label_of, pooled_head
 from easynlp.tasks.text_classify import LABEL, TEXT, ClassifyConfig, TextClassify
+from easynlp.text.label_words import Verbalizer
 from easynlp.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:

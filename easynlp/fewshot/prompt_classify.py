@@ -32,7 +32,6 @@ from easynlp.fewshot.template import Template, TemplateEncoder, add_soft_tokens
 from easynlp.fewshot.verbalizer import (
     Reader,
     Scoring,
-    Verbalizer,
     WordScore,
     label_log_probs,
     logsumexp,
@@ -42,6 +41,7 @@ from easynlp.tasks.base import Batch, Example, Features, Field, Prediction
 from easynlp.tasks.inputs import pad_rows, text_of
 from easynlp.tasks.labels import check_length, label_of
 from easynlp.tasks.text_classify import LABEL, TEXT, TEXT_B, ClassifyConfig, TextClassify
+from easynlp.text.label_words import Verbalizer
 from easynlp.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:

@@ -22,16 +22,16 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from tokenizers import Tokenizer as Backend
 
 from easynlp.errors import ConfigError, DataError, did_you_mean
+from easynlp.text.label_words import read_option
 from easynlp.text.tokenizer import MAX_CHARS, Tokenizer
 
-__all__ = ["Filled", "Part", "Template", "TemplateEncoder", "add_soft_tokens", "read_option"]
+__all__ = ["Filled", "Part", "Template", "TemplateEncoder", "add_soft_tokens"]
 
 FIELDS = ("text", "text_b")
 EXAMPLE = '"{text}。总之很[MASK]。"'
@@ -283,20 +283,6 @@ def add_soft_tokens(tokenizer: Tokenizer, count: int) -> Tokenizer:
 def soft_names(count: int) -> list[str]:
     """Return the names of the first soft tokens; they are EasyNLP's."""
     return [f"<pseudo-{i}>" for i in range(count)]
-
-
-def read_option(value: str, name: str) -> str:
-    """Return an option's value, read from a file if it is ``@FILE``.
-
-    Raises:
-        ConfigError: If the file cannot be read.
-    """
-    if not value.startswith("@"):
-        return value
-    try:
-        return Path(value[1:]).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{name}: cannot read {value[1:]}: {error}") from error
 
 
 def _read(pattern: str) -> list[Part]:

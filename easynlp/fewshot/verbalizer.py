@@ -1,8 +1,6 @@
 """Label words: what stands in the hole if a text has a label.
 
-Written ``好评=好,不错;差评=差,糟``: for each label any number of words, of any length. The same may
-be in a file (``@words.txt``, a line ``好评=好,不错`` each, or a JSON mapping). Without words the
-labels' names are their words.
+How words are written: `easynlp.text.label_words`.
 
 A word's score is the sum (EasyNLP's) or the mean of the full-vocabulary log-probabilities of its
 tokens, each at its own mask, all masks read in parallel. With several words a label
@@ -21,85 +19,23 @@ With one word a label all three are the restricted softmax of Schick & Schütze 
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 
-from easynlp.errors import ConfigError, did_you_mean
-from easynlp.fewshot.template import read_option
+from easynlp.errors import ConfigError
+from easynlp.text.label_words import Verbalizer
 from easynlp.text.tokenizer import Tokenizer
 
-__all__ = ["Reader", "Scoring", "Verbalizer", "WordScore", "label_log_probs", "logsumexp"]
+__all__ = ["Reader", "Scoring", "WordScore", "label_log_probs", "logsumexp"]
 
 Scoring = Literal["candidates", "sum", "sets"]
 WordScore = Literal["sum", "mean"]
-_NAMES_A_WORD = re.compile(r"[^\W\d_]")
-_PLAIN = re.compile(r"[^=;；,，、\n{]+")
 _SLOTS = re.compile(r"\[(MASK|PRO|SEP|CLS|PAD|UNK)\]|<(mask|s|/s|pad|unk|pseudo[-0-9]*)>")
-
-
-@dataclass(frozen=True)
-class Verbalizer:
-    """The words of each label, in the order of the labels.
-
-    Attributes:
-        labels: The labels.
-        words: As many tuples of one or more words.
-
-    Example:
-        >>> found = Verbalizer.parse("好评=好,不错;差评=差,糟", ["差评", "好评"])
-        >>> found.words
-        (('差', '糟'), ('好', '不错'))
-        >>> str(found)
-        '差评=差,糟;好评=好,不错'
-    """
-
-    labels: tuple[str, ...]
-    words: tuple[tuple[str, ...], ...]
-
-    @classmethod
-    def parse(cls, text: str, labels: Sequence[str]) -> Verbalizer:
-        """Read the words of all labels; without text the labels' names are their words.
-
-        Raises:
-            ConfigError: If a label has no word, or words are given for an unknown one; says what
-                to type.
-        """
-        written = read_option(text, "words").strip()
-        if not written:
-            if not all(_NAMES_A_WORD.search(label) for label in labels):
-                raise ConfigError(f"the labels are no words, so give some: {_suggest(labels)}")
-            return cls(tuple(labels), tuple((label,) for label in labels))
-        given = _read_json(written) if written.startswith("{") else _read_lines(written, labels)
-        for label in given:
-            if label not in labels:
-                raise ConfigError(
-                    f'words: there is no label "{label}".{did_you_mean(label, labels)} '
-                    f"Labels: {', '.join(labels)}"
-                )
-        missing = [label for label in labels if not given.get(label)]
-        if missing:
-            raise ConfigError(
-                f"no word for {', '.join(missing)}: give each label one, {_suggest(labels)}"
-            )
-        return cls(tuple(labels), tuple(tuple(given[label]) for label in labels))
-
-    @property
-    def sets(self) -> int:
-        """The number of word sets; 0 if the labels have different numbers of words."""
-        sizes = {len(words) for words in self.words}
-        return sizes.pop() if len(sizes) == 1 else 0
-
-    def __str__(self) -> str:
-        pairs = list(zip(self.labels, self.words, strict=True))
-        if all(_PLAIN.fullmatch(each) for label, words in pairs for each in (label, *words)):
-            return ";".join(f"{label}={','.join(words)}" for label, words in pairs)
-        return json.dumps({label: list(words) for label, words in pairs}, ensure_ascii=False)
 
 
 @dataclass(frozen=True)
@@ -267,44 +203,3 @@ def _check_distinct(names: Sequence[tuple[str, str]], tokens: Sequence[Sequence[
             f'the labels "{other[0]}" and "{label}" share the word "{word}"{same}, so the model '
             "cannot tell them apart: give one of them another word with --words"
         )
-
-
-def _read_json(text: str) -> Mapping[str, list[str]]:
-    try:
-        given = json.loads(text)
-    except ValueError as error:
-        raise ConfigError(f"words: not valid JSON: {error}") from error
-    found: dict[str, list[str]] = {}
-    for label, words in given.items():
-        found[str(label)] = [words] if isinstance(words, str) else list(words)
-        if not all(isinstance(word, str) and word for word in found[str(label)]):
-            raise ConfigError(f'words: the words of "{label}" are to be texts, not {words}')
-    return found
-
-
-def _read_lines(text: str, labels: Sequence[str]) -> Mapping[str, list[str]]:
-    """Read ``label=word,word`` of every line or between semicolons; tab and colon do as well."""
-    found: dict[str, list[str]] = {}
-    for part in re.split(r"[;；\n]", text):
-        if not part.strip():
-            continue
-        label, sign, words = (piece.strip() for piece in _at_sign(part))
-        if not sign:
-            raise ConfigError(f'words: "{part.strip()}" is not label=word: {_suggest(labels)}')
-        if label in found:
-            raise ConfigError(f'words: the label "{label}" is there twice')
-        found[label] = [word.strip() for word in re.split(r"[,，、]", words) if word.strip()]
-    return found
-
-
-def _at_sign(part: str) -> tuple[str, str, str]:
-    for sign in ("=", "\t", ":", "："):
-        if sign in part:
-            label, _, words = part.partition(sign)
-            return label, "=", words
-    return part, "", ""
-
-
-def _suggest(labels: Sequence[str]) -> str:
-    shown = ";".join(f"{label}=WORD" for label in list(labels)[:3])
-    return f'--words "{shown}{";..." if len(labels) > 3 else ""}"'

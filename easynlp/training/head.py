@@ -6,30 +6,48 @@ Distort Pretrained Features and Underperform Out-of-Distribution" (arXiv 2202.10
 first, then tune everything from there (LP-FT). Here the probe is logistic regression on the
 centred and scaled vectors that the last linear layer reads with dropout off (BERT's pooled
 vector; what comes out of RoBERTa's dense layer; with ``--pooling mean`` the mean of all tokens);
-centring and scaling are folded into the layer's weights, so the model stays what it was.
+centring and scaling are folded into the layer's weights, so the model stays what it was. Where
+it is known what the labels are called, the head leans towards that: see
+`easynlp.training.label_prior`.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from easynlp.data.sampling import Source, micro_batches
-from easynlp.errors import ConfigError, MissingExtra, ModelError
+from easynlp.errors import ConfigError, ModelError
 from easynlp.models.heads import MeanPooled
 from easynlp.tasks.base import Task
+from easynlp.training.label_prior import lean
+from easynlp.training.regression import regress
 
 if TYPE_CHECKING:
     from easynlp.training.plan import Plan
 
-__all__ = ["Probe", "fit_head", "fold", "last_layer", "read_rows", "read_vectors", "regress"]
+__all__ = ["LabelNames", "Probe", "fit_head", "last_layer", "read_rows", "read_vectors"]
 
 TOKENS = 16_384
 log = logging.getLogger("easynlp")
+
+
+@dataclass(frozen=True)
+class LabelNames:
+    """What the labels are called, for a head to lean towards.
+
+    Attributes:
+        source: A row for each label: its description as the task encodes a text, and the label.
+        shuffle: A placebo: the seed with which descriptions are dealt out to other labels.
+    """
+
+    source: Source
+    shuffle: int | None = None
 
 
 class Probe:
@@ -43,9 +61,11 @@ class Probe:
         plan: Its model is on its device.
         source: Training rows.
         score: Scores on dev as the model stands; None without dev.
+        names: What the labels are called; None leaves the rows alone to speak.
 
     Raises:
-        ConfigError: If it is to be first and no term trains the head.
+        ConfigError: If it is to be first and no term trains the head, or there are names and no
+            head is fitted to labels.
     """
 
     def __init__(
@@ -55,6 +75,7 @@ class Probe:
         plan: Plan,
         source: Source,
         score: Callable[[], Mapping[str, float]] | None,
+        names: LabelNames | None = None,
     ) -> None:
         if plan.vectors_only and when == "first":
             raise ConfigError(
@@ -63,6 +84,12 @@ class Probe:
             )
         self.when = "after" if plan.vectors_only and when == "no" else when
         self.strength, self.plan, self.source, self.score = strength, plan, source, score
+        self.names = names
+        if names is not None and (self.when == "no" or plan.answers is not None):
+            raise ConfigError(
+                "--label-names is what a fitted head leans towards, and none is fitted here: add "
+                "--probe first (fit it, then train on) or --probe only"
+            )
         self._first: tuple[float, dict[str, torch.Tensor]] | None = None
 
     def before(self) -> None:
@@ -100,7 +127,7 @@ class Probe:
         plan, answers = self.plan, self.plan.answers
         device = next(plan.model.parameters()).device
         if answers is None:
-            fit_head(plan.task, plan.model, self.source, device, self.strength)
+            fit_head(plan.task, plan.model, self.source, device, self.strength, self.names)
         else:
             answers.fit(self.source, device, self.strength)
         plan.model.eval()
@@ -116,8 +143,9 @@ class Probe:
 
 
 def fit_head(
-    task: Task, model: torch.nn.Module, source: Source, device: torch.device, strength: float
-) -> None:
+    task: Task, model: torch.nn.Module, source: Source, device: torch.device, strength: float,
+    names: LabelNames | None = None,
+) -> None:  # fmt: skip
     """Set the last layer's weights to those of a logistic regression on the training rows.
 
     Args:
@@ -126,10 +154,12 @@ def fit_head(
         source: Training rows.
         device: Where the model is.
         strength: Inverse of the L2 penalty on scaled features (scikit-learn's C).
+        names: What the labels are called.
 
     Raises:
         MissingExtra: If scikit-learn is not installed.
         ModelError: If the model does not end in such a layer.
+        ConfigError: If there are names, and rows with several labels.
 
     Example:
         >>> fit_head(plan.task, plan.model, source, device, strength=0.01)    # doctest: +SKIP
@@ -137,7 +167,17 @@ def fit_head(
     vectors, targets = read_vectors(task, model, source, device)
     layer = last_layer(model)
     several = targets.ndim == 2
-    weight, bias = regress(vectors, targets, layer.out_features, strength, several=several)
+    if names is None:
+        weight, bias = regress(vectors, targets, layer.out_features, strength, several=several)
+    else:
+        if several:
+            raise ConfigError("--label-names is for one label a text")
+        known, owners = read_vectors(task, model, names.source, device)
+        weight, bias, share = lean(
+            vectors, targets, layer.out_features, strength, known[np.argsort(owners)],
+            shuffle=names.shuffle,
+        )  # fmt: skip
+        log.info("label names: weight %g, by cross-validation on the training rows", share)
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(weight))
         layer.bias.copy_(torch.from_numpy(bias))
@@ -230,63 +270,3 @@ def last_layer(model: torch.nn.Module) -> torch.nn.Linear:
             f"{type(inner).__name__} does not end in a linear layer, one output a label"
         )
     return found[-1]
-
-
-def fold(
-    weight: np.ndarray, bias: np.ndarray, mean: np.ndarray, scale: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return weights that do on raw vectors what these do on centred and scaled ones.
-
-    Example:
-        >>> w, b = fold(np.array([[2.0]]), np.array([1.0]), np.array([3.0]), np.array([4.0]))
-        >>> w.tolist(), b.tolist()  # 2 * (x - 3) / 4 + 1
-        ([[0.5]], [-0.5])
-    """
-    folded = weight / scale
-    return folded, bias - folded @ mean
-
-
-def regress(
-    vectors: np.ndarray, targets: np.ndarray, labels: int, strength: float, *, several: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Fit a logistic regression on centred and scaled vectors; return it for raw ones.
-
-    Args:
-        vectors: Shape (rows, width).
-        targets: Labels (rows,), or 0 and 1 for each label, (rows, labels).
-        labels: How many there are.
-        strength: Inverse of the L2 penalty.
-        several: Whether rows may have several labels.
-
-    Returns:
-        Weights (labels, width) and bias (labels,), in float32.
-
-    Raises:
-        MissingExtra: If scikit-learn is not installed.
-    """
-    try:
-        from sklearn.linear_model import LogisticRegression
-    except ImportError as error:
-        raise MissingExtra("fitting a head by logistic regression", "train") from error
-    mean, scale = vectors.mean(0, dtype=np.float64), vectors.std(0, dtype=np.float64)
-    scale[scale == 0] = 1.0
-    features = (vectors - mean) / scale
-    weight, bias = np.zeros((labels, vectors.shape[1])), np.zeros(labels)
-
-    def solve(answers: np.ndarray) -> tuple[np.ndarray, np.ndarray, Sequence[int]]:
-        found = LogisticRegression(C=strength, max_iter=1000).fit(features, answers)
-        return found.coef_, found.intercept_, found.classes_
-
-    if several:
-        for label in range(labels):
-            if len(set(targets[:, label])) == 2:
-                (weight[label],), (bias[label],), _ = solve(targets[:, label])
-            else:  # all rows have it, or none
-                bias[label] = 10.0 * (2 * targets[0, label] - 1)
-    else:
-        rows, offsets, classes = solve(targets)
-        if len(classes) == 2:  # one row of weights: half for the label, half against the other
-            rows, offsets = np.stack([-rows[0], rows[0]]) / 2, np.array([-1, 1]) * offsets[0] / 2
-        weight[list(classes)], bias[list(classes)] = rows, offsets
-    weight, bias = fold(weight, bias, mean, scale)
-    return weight.astype(np.float32), bias.astype(np.float32)

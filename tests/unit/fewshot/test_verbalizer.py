@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from easynlp.errors import ConfigError
-from easynlp.fewshot.verbalizer import Reader, Verbalizer, label_log_probs, logsumexp
+from easynlp.fewshot.verbalizer import Reader, label_log_probs, logsumexp
+from easynlp.text.label_words import Verbalizer
 from easynlp.text.tokenizer import Tokenizer
 
 LABELS = ["好评", "差评"]
