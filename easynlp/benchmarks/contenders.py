@@ -31,6 +31,7 @@ from typing import Any
 from easynlp.benchmarks.contender import Budget, Contender, Learned
 from easynlp.benchmarks.encodings import grade
 from easynlp.benchmarks.fewclue import FEWCLUE, Split, read_split_file, read_training
+from easynlp.benchmarks.label_names import Names
 from easynlp.benchmarks.names import Name, typed
 from easynlp.benchmarks.settings import (
     FINETUNE,
@@ -115,7 +116,7 @@ def find(name: str, budget: Budget, model: str = "tiny-zh") -> Contender:
     if name.startswith(PREFIX):
         from easynlp.benchmarks.probe import LinearProbe
 
-        return LinearProbe(name, budget)
+        return LinearProbe(name, budget, model)
     from easynlp.benchmarks.finetuned import FineTuned
 
     if name.startswith((METHOD, ZERO_SHOT)):
@@ -137,7 +138,8 @@ def find(name: str, budget: Budget, model: str = "tiny-zh") -> Contender:
         said = typed(start.options, _StartOptions, name)
         if (steps := said.pop("steps", None)) is not None:
             budget = replace(budget, min_steps=steps, max_steps=steps)
-        return FineTuned(name, budget, given or model, probe="first", **said)
+        names = Names(**said)
+        return FineTuned(name, budget, given or model, probe="first", names=names)
     module, _, attribute = name.partition(":")
     if attribute.isidentifier() and "." in module and "/" not in module:
         made = resolve(name, {}, kind="contender")(name, budget)
@@ -150,12 +152,10 @@ def find(name: str, budget: Budget, model: str = "tiny-zh") -> Contender:
 
 
 @dataclass(frozen=True)
-class _StartOptions:
+class _StartOptions(Names):
     """Options of ``lp-ft``."""
 
-    names: str = ""
     steps: Steps = 0
-    placebo: str = ""
 
 
 class FloorContender:

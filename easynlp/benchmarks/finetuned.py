@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from easynlp.benchmarks.contender import Budget, Learned, weights_identity
 from easynlp.benchmarks.encodings import grade
-from easynlp.benchmarks.fewclue import FEWCLUE, Split, read_split_file, read_training
-from easynlp.benchmarks.prompts import prompt_of
-from easynlp.errors import ConfigError
+from easynlp.benchmarks.fewclue import Split, read_split_file, read_training
+from easynlp.benchmarks.label_names import NO_NAMES, Names
 from easynlp.tasks.base import Batch, Example, Features, MakesRows, Prediction, Task
 from easynlp.tasks.labels import Pooling
 
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
 HEAD_STRENGTH = 0.01
 """Of the regression that fits a head, where a method trains vectors only."""
 
-NAME_PLACEBO = "shuffled-names"
 ROWS, TOKENS = 32, 16_384
 """Most rows, and most tokens, padding included, of a batch of dev rows."""
 
@@ -45,8 +42,7 @@ class FineTuned:
             name.
         probe: ``first``: start from a fitted head, see `easynlp.training.head.Probe`.
         pooling: Which vector the head reads; the published recipe reads the first token's.
-        names: Name of the task's prompt whose words the fitted head leans towards; none if empty.
-        placebo: `NAME_PLACEBO`: the words are dealt out to other labels.
+        names: What the fitted head leans towards.
 
     Attributes:
         carry: Start from the weights the last call of `learn` ended with.
@@ -56,14 +52,10 @@ class FineTuned:
 
     def __init__(
         self, name: str, budget: Budget, model: str | None = None, probe: str = "no",
-        pooling: Pooling = "auto", names: str = "", placebo: str = "",
+        pooling: Pooling = "auto", names: Names = NO_NAMES,
     ) -> None:  # fmt: skip
         self.name, self.budget, self.probe, self.pooling = name, budget, probe, pooling
-        self.names, self.shuffled = names, placebo == NAME_PLACEBO
-        if placebo and (not names or not self.shuffled):
-            raise ConfigError(
-                f'{name}: no placebo "{placebo}" here. Known: {NAME_PLACEBO}, of names'
-            )
+        self.names = names
         self.model, *methods = (model or name).split("+")
         # Between contenders stands a comma, so between options of a method there a colon.
         self.methods = [
@@ -80,10 +72,7 @@ class FineTuned:
         """Return the budget, the methods and a hash of the weights or of the shape."""
         weights = weights_identity(self.model)
         said = f"{self.budget} {self.methods} {self.probe} {self.pooling} {weights}"
-        if not self.names:
-            return said
-        words = repr([(task, self._names_of(task)) for task in FEWCLUE])
-        return f"{said} {self.shuffled} {hashlib.sha256(words.encode()).hexdigest()[:16]}"
+        return f"{said} {self.names.identity()}".rstrip()
 
     def make_task(self, split: Split, backbone: Backbone, train: Sequence[Example]) -> Task:
         """Return the task to train; rows with ``scores`` are learned from as probabilities."""
@@ -146,26 +135,17 @@ class FineTuned:
         size = sum(value.numel() for value in plan.model.parameters())
         return Learned(pipeline.predict, best.accuracy, best.chosen, parameters=size)
 
-    def _names_of(self, task: str) -> dict[str, str]:
-        """Return what a task's labels are called; nothing of pairs, which no text is like."""
-        prompt = None
-        if self.names and not FEWCLUE[task].paired:
-            prompt = prompt_of(task, self.names, ("hypothesis", "pattern"), known_elsewhere=True)
-        if prompt is None:
-            return {}
-        frame = prompt.hypothesis or "{label}"
-        return {label: frame.replace("{label}", words[0]) for label, words in prompt.words.items()}
-
     def _label_names(self, plan: Plan, split: Split, seed: int) -> LabelNames | None:
         from easynlp.data.sampling import EncodedRows
         from easynlp.training.head import LabelNames
 
-        known = self._names_of(split.task)
+        task: Any = plan.task
+        known = self.names.of(split.task, list(task.labels)) if self.names.names else {}
         if not known:
             return None
-        rows = [{"text": known[str(label)], "label": label} for label in plan.task.labels]  # type: ignore[attr-defined]
-        encoded = EncodedRows.of([plan.task.encode(row) for row in rows])
-        return LabelNames(encoded, seed if self.shuffled else None)
+        rows = [{"text": text, "label": label} for label, text in known.items()]
+        encoded = EncodedRows.of([task.encode(row) for row in rows])
+        return LabelNames(encoded, seed if self.names.placebo else None)
 
     def _try(
         self, data: tuple[Split, Sequence[Example], Sequence[Example]], backbone: Backbone,

@@ -7,6 +7,11 @@ text's tokens. Of a pair both texts are read alone and give u, v, |u - v| and u 
 Features are centred and scaled by the training rows; logistic regression has `C` for all
 tasks and models. Both vectors are scored; the headline is the one that is better on the split's
 dev file (the mean, if they are equal there). The test file decides nothing.
+
+``probe:names=PROMPT@MODEL`` leans towards the vectors of what the labels are called
+(`easynlp.training.label_prior`): the words of that prompt, in its hypothesis if it has one, or with
+``names=labels`` the labels themselves where they are words (else as ``names=efl``).
+``placebo=shuffled-names`` deals them out to other labels. Not for pairs, which no word is like.
 """
 
 from __future__ import annotations
@@ -18,10 +23,13 @@ import numpy as np
 from easynlp.benchmarks.contender import Budget, Learned, weights_identity
 from easynlp.benchmarks.encodings import grade
 from easynlp.benchmarks.fewclue import Split, read_split_file, read_training
+from easynlp.benchmarks.label_names import Names
+from easynlp.benchmarks.names import Name, typed
 from easynlp.benchmarks.settings import PREFIX
-from easynlp.errors import MissingExtra
 from easynlp.fewshot.vectors import VECTORS, Encoder, pair_features
 from easynlp.tasks.base import Example, Prediction
+from easynlp.training.label_prior import lean
+from easynlp.training.regression import regress
 
 __all__ = ["VECTORS", "C", "Encoder", "LinearProbe", "pair_features"]
 
@@ -33,13 +41,22 @@ class LinearProbe:
     """Logistic regression on a frozen model's sentence vectors; see the module's docstring.
 
     Args:
-        name: ``probe:`` and a model as ``--model`` takes it.
+        name: ``probe:`` and a model as ``--model`` takes it; or with options, see above.
         budget: Its `max_length` holds here too.
+        model: The model, if the name has options and no model.
+
+    Raises:
+        ConfigError: If an option is unknown.
     """
 
-    def __init__(self, name: str, budget: Budget) -> None:
+    def __init__(self, name: str, budget: Budget, model: str = "") -> None:
         self.name, self.budget = name, budget
-        self._model = name.removeprefix(PREFIX)
+        parsed = Name.parse(name)
+        if with_options := parsed.way == PREFIX.rstrip(":"):
+            self._model = parsed.model or model
+        else:
+            self._model = name.removeprefix(PREFIX)
+        self.names = Names(**typed(parsed.options if with_options else {}, Names, name))
         self.seeded, self.unlabelled = self._model.startswith("random:"), False
         self._encoders: dict[int, Encoder] = {}
 
@@ -49,7 +66,8 @@ class LinearProbe:
 
     def identity(self) -> str:
         """Return the rule's numbers and a hash of the weights or of the shape."""
-        return f"probe {C} {self.budget.max_length} {weights_identity(self._model)}"
+        said = f"probe {C} {self.budget.max_length} {weights_identity(self._model)}"
+        return f"{said} {self.names.identity()}".rstrip()
 
     def learn(self, split: Split, seed: int, say: Callable[[str], None]) -> Learned:
         """Fit one regression for each vector; dev chooses which vector is the headline."""
@@ -58,7 +76,13 @@ class LinearProbe:
         say("vectors")
         labels = [str(each["label"]) for each in train]
         features, dev_features = encoder.features(train), encoder.features(dev)
-        fitted = {vector: _fit(features[vector], labels) for vector in VECTORS}
+        known = self.names.of(split.task, sorted(set(labels)))
+        called = encoder.features([{"text": text} for text in known.values()]) if known else {}
+        shuffle = seed if self.names.placebo else None
+        fitted = {
+            vector: _fit(features[vector], labels, called.get(vector), shuffle)
+            for vector in VECTORS
+        }
         on_dev = {
             vector: grade(dev, predict(dev_features[vector])) for vector, predict in fitted.items()
         }
@@ -82,17 +106,26 @@ class LinearProbe:
         return self._encoders[key]
 
 
-def _fit(features: np.ndarray, labels: Sequence[str]) -> Callable[[np.ndarray], list[Prediction]]:
-    try:
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
-    except ImportError as error:
-        raise MissingExtra("the linear probe", "train") from error
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=1000))
-    model.fit(features.astype(np.float64), labels)
-    names = [str(label) for label in model.classes_]
-    return lambda rows: [
-        {"label": names[each.argmax()], "scores": dict(zip(names, each.tolist(), strict=True))}
-        for each in model.predict_proba(rows.astype(np.float64))
-    ]
+def _fit(
+    features: np.ndarray, labels: Sequence[str], called: np.ndarray | None, shuffle: int | None
+) -> Callable[[np.ndarray], list[Prediction]]:
+    names = sorted(set(labels))
+    targets = np.array([names.index(each) for each in labels])
+    rows = features.astype(np.float64)
+    if called is None:
+        weight, bias = regress(rows, targets, len(names), C, several=False)
+    else:
+        weight, bias, _ = lean(
+            rows, targets, len(names), C, called.astype(np.float64), shuffle=shuffle
+        )
+
+    def predict(rows: np.ndarray) -> list[Prediction]:
+        logits = rows.astype(np.float64) @ weight.T + bias
+        shares = np.exp(logits - logits.max(1, keepdims=True))
+        shares /= shares.sum(1, keepdims=True)
+        return [
+            {"label": names[each.argmax()], "scores": dict(zip(names, each.tolist(), strict=True))}
+            for each in shares
+        ]
+
+    return predict

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from easynlp.errors import ConfigError, did_you_mean
 
-__all__ = ["Verbalizer", "read_option"]
+__all__ = ["Verbalizer", "are_words", "read_option"]
 
 _NAMES_A_WORD = re.compile(r"[^\W\d_]")
 _PLAIN = re.compile(r"[^=;；,，、\n{]+")
@@ -50,7 +50,7 @@ class Verbalizer:
         """
         written = read_option(text, "words").strip()
         if not written:
-            if not all(_NAMES_A_WORD.search(label) for label in labels):
+            if not are_words(labels):
                 raise ConfigError(f"the labels are no words, so give some: {_suggest(labels)}")
             return cls(tuple(labels), tuple((label,) for label in labels))
         given = _read_json(written) if written.startswith("{") else _read_lines(written, labels)
@@ -78,6 +78,16 @@ class Verbalizer:
         if all(_PLAIN.fullmatch(each) for label, words in pairs for each in (label, *words)):
             return ";".join(f"{label}={','.join(words)}" for label, words in pairs)
         return json.dumps({label: list(words) for label, words in pairs}, ensure_ascii=False)
+
+
+def are_words(labels: Sequence[str]) -> bool:
+    """Return whether all labels have a letter in them, so that they say something themselves.
+
+    Example:
+        >>> are_words(["体育", "财经"]), are_words(["100", "101"])
+        (True, False)
+    """
+    return all(_NAMES_A_WORD.search(label) for label in labels)
 
 
 def read_option(value: str, name: str) -> str:
