@@ -31,6 +31,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "dataset pretraining",
         "run deployment",
         "fewshot",
+        "distillation",
         "benchmarks",
         "demo",
         "api",
