@@ -28,7 +28,7 @@ def distill(tokens: Sequence[str]) -> Command:
     assert own is not None
 
     def call(
-        config: DistillConfig, options: DistillOptions, endpoint: EndpointOptions, own: Any
+        options: DistillOptions, config: DistillConfig, endpoint: EndpointOptions, own: Any
     ) -> None:
         prepare_process(config.threads)
         from easynlp.distillation.run import distill as run

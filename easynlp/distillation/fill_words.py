@@ -53,7 +53,7 @@ class WordFiller:
         if backbone.folder is None or any("predictions" in gap or "lm_head" in gap for gap in gaps):
             raise ModelError(f"{name} has no trained masked-LM head, so it cannot fill holes")
         self.device = device or torch.device("cpu")
-        self.model = MaskedPositions(model.train(False)).to(self.device)
+        self.model = MaskedPositions(model).train(False).to(self.device)
         self.tokenizer, self.top, self.max_length = backbone.tokenizer, top, max_length
         self.names = self.tokenizer.tokens()
         banned = [
