@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,12 @@ from easynlp.distillation.cache import ask
 from easynlp.distillation.endpoint import pick_shots, write_endpoint
 from easynlp.distillation.logits import texts_of
 from easynlp.distillation.settings import DistillConfig, DistillOptions, EndpointOptions
-from easynlp.distillation.teachers import Teacher, find_teacher, read_names
+from easynlp.distillation.teachers import (
+    ModelTeacher,
+    Teacher,
+    find_teacher,
+    read_names,
+)
 from easynlp.errors import ConfigError
 from easynlp.fewshot.phases import copy_run, plain_reading, train_once, write_rows
 from easynlp.models.backbone import Backbone, lacks_pooler
@@ -274,20 +279,28 @@ class _Work:
 
     def _judge(self, split: str) -> None:
         """Score each teacher that has a model on a labelled split, for comparison only."""
-        if split not in self.rows or self.wanted.kind == "tags":
+        if split not in self.rows:
             return
-        examples = self.rows[split]
         scores = self.report.setdefault("teachers", {})
         for member in self.members:
-            answers = ask(member, examples, self._cache(), self.options.cache_dtype)
-            vars(member).pop("pipeline", None)
-            given = np.stack([np.asarray(each, np.float32) for each in answers])
-            logits = given[:, 0] if self.wanted.kind == "label" else given[..., 1] - given[..., 0]
-            said = self.task.decode(logits, {}, examples)
-            found = self.task.score(said, examples)
-            scores.setdefault(member.name, {})[split] = found
-            log.info("teacher %s, %s: %s", member.name, split,
-                     "  ".join(f"{k} {v:.4f}" for k, v in found.items()))  # fmt: skip
+            found = self._score(member, self.rows[split])
+            vars(member).pop("pipeline", None)  # its weights are read again when they are needed
+            if found is not None:
+                scores.setdefault(member.name, {})[split] = found
+                log.info("teacher %s, %s: %s", member.name, split,
+                         "  ".join(f"{k} {v:.4f}" for k, v in found.items()))  # fmt: skip
+
+    def _score(self, member: Teacher, examples: Sequence[Example]) -> dict[str, float] | None:
+        """Return a teacher's scores; of a tagger that is no run there are none."""
+        if self.wanted.kind == "tags":
+            if not isinstance(member, ModelTeacher) or not member.is_run:
+                return None
+            return member.pipeline.evaluate(examples)
+        answers = ask(member, examples, self._cache(), self.options.cache_dtype)
+        given = np.stack([np.asarray(each, np.float32) for each in answers])
+        logits = given[:, 0] if self.wanted.kind == "label" else given[..., 1] - given[..., 0]
+        found: dict[str, float] = self.task.score(self.task.decode(logits, {}, examples), examples)
+        return found
 
 
 def _spec(name: str, options: Mapping[str, Any]) -> str:

@@ -116,7 +116,8 @@ class ModelTeacher:
         else:
             said += [self._outputs(), self.max_length, self._backbone.tokenizer.fingerprint()]
         digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
-        for file in sorted([*folder.glob("*.safetensors"), *folder.glob("tokenizer.json")]):
+        weights = [*folder.glob("*.safetensors")] or [*folder.rglob("*.onnx")]
+        for file in sorted([*weights, *folder.glob("tokenizer.json")]):
             with file.open("rb") as handle:
                 digest.update(hashlib.file_digest(handle, "sha256").digest())
         return digest.hexdigest()

@@ -108,3 +108,23 @@ def test_layer_maps():
     for wrong in ("0:12", "4:0", "first", "0", ""):
         with pytest.raises(ConfigError, match="layers 0 to 3 of the student, 0 to 11"):
             layer_map(wrong, 4, 12)
+
+
+def test_uniform_maps_rise_and_end_at_the_teachers_top():
+    """AdaBERT's release read probe m * (12 // (1 + l)), which never reached the teacher's last."""
+    for theirs in range(1, 25):
+        for ours in range(1, theirs + 1):
+            pairs = layer_map("uniform", ours, theirs)
+            assert [low for low, _ in pairs] == list(range(ours))
+            assert pairs[-1][1] == theirs - 1
+            highs = [high for _, high in pairs]
+            assert highs == sorted(set(highs))
+
+
+def test_a_weight_of_a_target_is_its_own():
+    """EasyNLP's MetaKD averaged a batch before it weighed its rows."""
+    ours, theirs = logits(3, 2), logits(3, 2, seed=1)
+    weights = torch.tensor([0.0, 1.0, 3.0])
+    each = soft_kl(ours, theirs)
+    assert torch.allclose((weights * each).sum(), each[1] + 3 * each[2])
+    assert not torch.allclose((weights * each).sum(), weights.mean() * each.sum(), rtol=1e-3)

@@ -107,6 +107,7 @@ def test_a_tagger_learns_from_a_tagger(files, tmp_path, tiny_backbone):
     pipeline = distill(config, replace(options, teacher=(run,), augment=1))
     assert "entities" in pipeline.predict(["张三在北京"])[0]
     assert report_of(config)["student"]["dev"].keys() >= {"f1"}
+    assert report_of(config)["teachers"][run]["dev"].keys() >= {"f1"}
 
 
 def test_an_ensemble_and_a_student_of_its_layers(files, tmp_path, tiny_backbone):

@@ -14,7 +14,8 @@ from easynlp.errors import ConfigError, DataError, ModelError
 from easynlp.pipeline import Pipeline
 from easynlp.tasks import find_task
 from tests.conftest import REVIEWS
-from tests.unit.distillation.teaching import classifier, hub_folder, tagger
+from tests.contract.samples import SAMPLES
+from tests.unit.distillation.teaching import classifier, hub_folder, save_run, tagger
 
 ROWS = [{"text": text, "label": label} for text, label in REVIEWS]
 TEXTS = [row["text"] for row in ROWS]
@@ -69,6 +70,27 @@ def test_a_hub_tagger_in_bioes_answers_in_bio(tmp_path, tiny_backbone):
         probs = model(torch.tensor([ids])).logits.softmax(-1)[0, 1:-1].numpy()
     wanted = np.stack([probs[:, 2], probs[:, 1] + probs[:, 3], probs[:, 0] + probs[:, 4]], 1)
     assert np.exp(answer) == pytest.approx(wanted, abs=1e-5)
+
+
+def test_behind_the_first_piece_of_a_latin_word_the_entity_goes_on(tmp_path, tiny_backbone):
+    names = ["O", "B-人名", "I-人名"]
+    folder = hub_folder(tmp_path / "hub", tiny_backbone, "AutoModelForTokenClassification", names)
+    (answer,) = ModelTeacher(folder, Wanted("tags", ("人名",))).answers([{"text": "三good张"}])
+    probs = np.exp(answer)
+    first, inner = probs[1], probs[2:5]  # taggers are taught the first piece only
+    assert inner[:, 0] == pytest.approx([first[0]] * 3, abs=1e-6)
+    assert inner[:, 2] == pytest.approx([first[1] + first[2]] * 3, abs=1e-6)
+    assert not np.allclose(probs[5], first)
+
+
+def test_a_run_whose_logits_are_no_labels_answers_by_its_predictions(tmp_path, tiny_backbone):
+    sample = SAMPLES["prompt_classify"]
+    run = save_run(tmp_path / "run", tiny_backbone, sample.make(tiny_backbone))
+    answers = ModelTeacher(run, Wanted("label", ("好评", "差评"))).answers(ROWS)
+    said = Pipeline.load(run, backend="torch").predict(TEXTS)
+    for answer, prediction in zip(answers, said, strict=True):
+        scores = [prediction["scores"][name] for name in ("好评", "差评")]
+        assert np.exp(answer[0]) == pytest.approx(scores, abs=1e-5)
 
 
 def test_a_tagger_run_reads_long_texts_whole(tmp_path, tiny_backbone):
