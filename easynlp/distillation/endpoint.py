@@ -76,7 +76,9 @@ class EndpointTeacher:
 
     @classmethod
     def read(cls, path: str | Path, wanted: Wanted) -> EndpointTeacher:
-        """Make the teacher that `write_endpoint` described; replies are kept beside the file.
+        """Make the teacher that `write_endpoint` described.
+
+        Replies are kept where the file says, else beside it.
 
         Raises:
             ConfigError: If the file is missing or says something else.
@@ -85,9 +87,10 @@ class EndpointTeacher:
             said = json.loads(Path(path).read_text(encoding="utf-8"))
             options = EndpointOptions(**said["options"])
             shots = list(said.get("shots", []))
+            folder = Path(said.get("replies") or Path(path).parent)
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise ConfigError(f"{path} does not describe an endpoint: {error}") from error
-        return cls(options, wanted, shots, Path(path).parent)
+        return cls(options, wanted, shots, folder)
 
     @property
     def fingerprint(self) -> str:
@@ -167,10 +170,20 @@ class EndpointTeacher:
         return [*messages, {"role": "user", "content": _show(example)}]
 
 
-def write_endpoint(path: Path, options: EndpointOptions, shots: Sequence[Example]) -> None:
-    """Write what `EndpointTeacher.read` reads; the key is not in it."""
+def write_endpoint(
+    path: Path, options: EndpointOptions, shots: Sequence[Example], replies: Path | None = None
+) -> None:
+    """Write what `EndpointTeacher.read` reads; the key is not in it.
+
+    Args:
+        path: The file.
+        options: Where and how to ask.
+        shots: Labelled examples to show.
+        replies: Folder that keeps replies, by default that of the file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"options": asdict(options), "shots": [dict(shot) for shot in shots]})
+    about = {"options": asdict(options), "shots": [dict(shot) for shot in shots]}
+    write_json(path, about | ({"replies": str(replies)} if replies else {}))
 
 
 def pick_shots(examples: Sequence[Example], count: int) -> list[dict[str, Any]]:

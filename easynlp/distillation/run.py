@@ -19,19 +19,14 @@ import numpy as np
 from easynlp.atomic import write_json
 from easynlp.config import to_yaml
 from easynlp.data.augment import augment
-from easynlp.data.diagnose import example_hash
+from easynlp.data.diagnose import example_hash, fingerprint
 from easynlp.dataset import read_all, read_splits
 from easynlp.distillation.answers import Wanted
 from easynlp.distillation.cache import ask
 from easynlp.distillation.endpoint import pick_shots, write_endpoint
 from easynlp.distillation.logits import texts_of
 from easynlp.distillation.settings import DistillConfig, DistillOptions, EndpointOptions
-from easynlp.distillation.teachers import (
-    ModelTeacher,
-    Teacher,
-    find_teacher,
-    read_names,
-)
+from easynlp.distillation.teachers import ModelTeacher, Teacher, find_teacher, read_names
 from easynlp.errors import ConfigError
 from easynlp.fewshot.phases import copy_run, plain_reading, train_once, write_rows
 from easynlp.models.backbone import Backbone, lacks_pooler
@@ -107,7 +102,7 @@ class _Work:
         self.pool: list[Example] = []
         self.teachers: tuple[str, ...] = options.teacher
         if endpoint.endpoint:
-            home = self.folder / "endpoint" / "endpoint.json"
+            home = self.folder / "endpoint.json"
             self.teachers = (*options.teacher, f"llm:{home}")
 
     def check(self) -> None:
@@ -152,7 +147,8 @@ class _Work:
         files = self._write_files()
         if self.endpoint.endpoint:
             shots = pick_shots(self.rows["train"], self.endpoint.shots)
-            write_endpoint(self.folder / "endpoint" / "endpoint.json", self.endpoint, shots)
+            path = self.folder / "endpoint.json"
+            write_endpoint(path, self.endpoint, shots, self._cache() / "replies")
         self._judge("dev")
         student = self._student_start()
         rows = len(self.rows["train"]) + self.report["unlabelled"] + self.report["augmented"]
@@ -194,17 +190,25 @@ class _Work:
         home = self.folder / "texts"
         files = {name: str(home / f"{name}.jsonl") for name in self.rows}
         done = home / "counts.json"
+        given = [getattr(self.config, name) for name in self.rows]
+        given += [self.options.unlabeled, self.options.similar_words]
+        inputs = {path: fingerprint(path).sha256 for path in given if path}
         if done.is_file():
-            self.report |= json.loads(done.read_text(encoding="utf-8"))
+            before = json.loads(done.read_text(encoding="utf-8"))
+            if changed := [path for path in inputs if before["inputs"].get(path) != inputs[path]]:
+                raise ConfigError(
+                    f"cannot resume {self.folder}: {changed[0]} has changed since. Start anew with "
+                    "--overwrite, or bring the file back"
+                )
+            self.report |= before
         else:
             for name, examples in self.rows.items():
                 write_rows(Path(files[name]), examples)
             copies = self._copies() if self.options.augment else []
             write_rows(home / "unlabelled.jsonl", [*self.pool, *copies])
-            counts = {"labelled": len(self.rows["train"]), "unlabelled": len(self.pool),
-                      "augmented": len(copies)}  # fmt: skip
-            write_json(done, counts)
-            self.report |= counts
+            self.report |= {"labelled": len(self.rows["train"]), "unlabelled": len(self.pool),
+                            "augmented": len(copies), "inputs": inputs}  # fmt: skip
+            write_json(done, self.report)
         if self.report["unlabelled"] + self.report["augmented"]:
             files["unlabelled"] = str(home / "unlabelled.jsonl")
         return files

@@ -76,6 +76,9 @@ def test_it_goes_on_where_it_was_stopped_to_the_same_weights(files, tmp_path, st
     assert weights[0] == weights[1]
     with pytest.raises(ConfigError, match=r"--alpha: was 0\.2, now 0\.5"):
         distill(replace(other, resume=True), replace(options, alpha=0.5))
+    write(tmp_path / "pool.jsonl", ROWS)
+    with pytest.raises(ConfigError, match=r"pool\.jsonl has changed since"):
+        distill(replace(other, resume=True), options)
 
 
 def test_controls_take_as_many_steps(files, tmp_path):
@@ -147,7 +150,8 @@ def test_an_endpoint_teaches(files, tmp_path, monkeypatch):
     # All replies are kept: the student is trained anew without a request.
     (tmp_path / "out" / "easynlp.json").unlink()
     (tmp_path / "out" / "student" / "easynlp.json").unlink()
-    distill(replace(config, resume=True), replace(options, teacher=()), endpoint)
+    patient = replace(endpoint, retries=0, timeout=9.0)
+    distill(replace(config, resume=True), replace(options, teacher=()), patient)
     assert sum(server.seen.values()) == 32
 
 
