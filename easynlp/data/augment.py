@@ -27,6 +27,8 @@ Hole = tuple[int, int]
 """First character of a word, and the character after it."""
 Fill = Callable[[Sequence[str], Sequence[Sequence[Hole]], Sequence[int]], list[str]]
 """``fill(texts, holes of each, seed of each) -> texts`` with other words in the holes."""
+TURNS = 4
+"""How often as many copies as are wanted are tried, since some come out like others."""
 Operation = Callable[[list[str], list[int], np.random.Generator], list[str]]
 
 
@@ -68,21 +70,27 @@ def augment(
         words = _words(text)
         free = [i for i, word in enumerate(words) if word.isalnum()]
         made: list[str] = []
-        for copy in range(copies if len(free) > 1 else 0):
+        waiting = 0
+        for copy in range(TURNS * copies if len(free) > 1 else 0):
+            if len(made) + waiting == copies:
+                break
             key = _seed(seed, text, copy)
             rng = np.random.default_rng(key)
             name = names[(copy + key) % len(names)]
             if name == "fill":
                 asked.append((number, text, _holes(words, free, share, rng), key))
+                waiting += 1
             else:
-                made.append("".join(operations[name](list(words), free, rng)))
+                changed = "".join(operations[name](list(words), free, rng))
+                if changed.strip() and changed != text and changed not in made:
+                    made.append(changed)
         found.append(made)
     if fill and asked:
         numbers, originals, holes, keys = zip(*asked, strict=True)
         for number, text in zip(numbers, fill(originals, holes, keys), strict=True):
             found[number].append(text)
     return [
-        [each for each in dict.fromkeys(made) if each.strip() and each != text]
+        [each for each in dict.fromkeys(made) if each != text]
         for text, made in zip(texts, found, strict=True)
     ]
 
