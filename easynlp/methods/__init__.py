@@ -28,6 +28,8 @@ METHODS: dict[str, str] = {
     "sentence_distill": "easynlp.pretraining.sentence_distill:sentence_distill",
     "hidden_distill": "easynlp.pretraining.token_distill:hidden_distill",
     "relation_distill": "easynlp.pretraining.token_distill:relation_distill",
+    "distill": "easynlp.distillation.logits:distill",
+    "distill_layers": "easynlp.distillation.layers:distill_layers",
 }
 
 __all__ = ["METHODS", "apply_methods", "find_method"]

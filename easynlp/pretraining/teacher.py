@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +17,7 @@ import torch
 from transformers import MODEL_FOR_MASKED_LM_MAPPING
 
 from easynlp.atomic import write_json
+from easynlp.data.blocks import fill_blocks, save_array
 from easynlp.errors import DataError, ModelError
 from easynlp.models.backbone import Backbone
 from easynlp.models.heads import mean_of_tokens
@@ -168,20 +167,13 @@ def teach(
             )
     else:
         write_json(note, {"made_from": made_from, "texts": len(texts)})
-    blocks = range(-(-len(texts) // BLOCK))
-    started, done = time.perf_counter(), 0
-    for block in blocks:
-        path = folder / f"{block:06d}.npy"
-        if path.is_file():
-            continue
+    paths = [folder / f"{block:06d}.npy" for block in range(-(-len(texts) // BLOCK))]
+
+    def write(block: int) -> int:
         first = block * BLOCK
         chosen = [texts[i] for i in range(first, min(first + BLOCK, len(texts)))]
-        temporary = path.with_name(f".{os.getpid()}-{path.name}")  # others may work beside us
-        np.save(temporary, teacher.vectors(chosen).astype(np.float16))
-        os.replace(temporary, path)
-        done += len(chosen)
-        if progress is not None:
-            rate = done / (time.perf_counter() - started)
-            progress(f"teacher: block {block + 1} of {len(blocks)}, {rate:,.0f} texts/s")
-    paths = [folder / f"{block:06d}.npy" for block in blocks]
+        save_array(paths[block], teacher.vectors(chosen).astype(np.float16))
+        return len(chosen)
+
+    fill_blocks(paths, write, progress=progress, what="texts")
     return np.concatenate([np.load(path) for path in paths])

@@ -30,7 +30,7 @@ from easynlp.text.tokenizer import Tokenizer
 from easynlp.training.plan import Pass, Plan, Term
 from easynlp.training.precision import autocast
 
-__all__ = ["TaughtModeling", "align", "hidden_distill", "relation_distill"]
+__all__ = ["TaughtModeling", "align", "hidden_distill", "relation_distill", "relations"]
 
 _PARTS = ("query", "key", "value")
 _INNER = "inner"
@@ -159,8 +159,8 @@ def relation_distill(plan: Plan, *, weight: float = 1.0, heads: int = 12) -> Pla
         total = torch.zeros((), device=aligned.device)
         for name in _PARTS:
             their = torch.gather(theirs[name], 1, at.expand(-1, -1, theirs[name].shape[-1]))
-            p = _relation(their.float(), valid, heads)
-            q = _relation(ours[name].float(), valid, heads)
+            p = relations(their.float(), valid, heads)
+            q = relations(ours[name].float(), valid, heads)
             divergence = (p.exp() * (p - q)).masked_fill(~valid[:, None, None, :], 0.0).sum(-1)
             total = total + (divergence * valid[:, None, :]).sum() / heads
         return total
@@ -173,8 +173,14 @@ def _divisors(number: int) -> list[int]:
     return [n for n in range(1, number + 1) if number % n == 0]
 
 
-def _relation(states: torch.Tensor, valid: torch.Tensor, heads: int) -> torch.Tensor:
-    """Return log-softmaxed products of a state with itself, shape (rows, heads, tokens, tokens)."""
+def relations(states: torch.Tensor, valid: torch.Tensor, heads: int) -> torch.Tensor:
+    """Return log-softmaxed products of a state with itself, shape (rows, heads, tokens, tokens).
+
+    Args:
+        states: Shape (rows, tokens, width), width a multiple of `heads`.
+        valid: Tokens to relate to, (rows, tokens) bool.
+        heads: Parts the width is cut into.
+    """
     rows, tokens, width = states.shape
     split = states.view(rows, tokens, heads, width // heads).transpose(1, 2)
     scores = split @ split.transpose(2, 3) / math.sqrt(width // heads)

@@ -10,7 +10,7 @@ import numpy as np
 from easynlp.errors import DataError
 from easynlp.text.tokenizer import Tokenizer
 
-__all__ = ["SimilarWords"]
+__all__ = ["SimilarWords", "read_similar"]
 
 
 class SimilarWords:
@@ -47,23 +47,7 @@ class SimilarWords:
             DataError: If the file cannot be read, a line has no tab or names no similar word, or
                 no word has a similar one of as many tokens.
         """
-        try:
-            lines = Path(path).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"cannot read similar words: {error}", path=str(path)) from error
-        table: dict[str, list[str]] = {}
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            word, tab, rest = line.partition("\t")
-            found = [each.strip() for each in rest.split(",") if each.strip()]
-            if not tab or not word.strip() or not found:
-                raise DataError(
-                    f'"{line[:40]}" is no line of similar words',
-                    path=str(path), line=number, hint="write word<TAB>similar,similar",
-                )  # fmt: skip
-            table.setdefault(word.strip(), []).extend(found)
-        made = cls(table, tokenizer)
+        made = cls(read_similar(path), tokenizer)
         if not len(made):
             raise DataError("no word has a similar one of as many tokens", path=str(path))
         return made
@@ -75,6 +59,31 @@ class SimilarWords:
         """Return the ids of a similar word drawn at random, or None if there is none."""
         found = self._table.get(_key(ids))
         return None if found is None else found[int(rng.integers(len(found)))]
+
+
+def read_similar(path: str | Path) -> dict[str, list[str]]:
+    """Read a UTF-8 file with a line ``word<TAB>similar,similar`` each.
+
+    Raises:
+        DataError: If it cannot be read or a line is not so.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read similar words: {error}", path=str(path)) from error
+    table: dict[str, list[str]] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        word, tab, rest = line.partition("\t")
+        found = [each.strip() for each in rest.split(",") if each.strip()]
+        if not tab or not word.strip() or not found:
+            raise DataError(
+                f'"{line[:40]}" is no line of similar words',
+                path=str(path), line=number, hint="write word<TAB>similar,similar",
+            )  # fmt: skip
+        table.setdefault(word.strip(), []).extend(found)
+    return table
 
 
 def _fitting(

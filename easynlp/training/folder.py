@@ -20,8 +20,9 @@ from easynlp.models.heads import core
 __all__ = ["check_folder", "claim_folder", "save_weights"]
 
 _FREE = frozenset(
-    {"resume", "overwrite", "threads", "workers", "log_every", "save_every", "output", "device"}
-)
+    {"resume", "overwrite", "threads", "workers", "log_every", "save_every", "output", "device",
+     "timeout", "retries", "backoff", "requests_per_minute"}
+)  # fmt: skip
 """Options that may differ when a run is resumed: they do not change the numbers."""
 
 

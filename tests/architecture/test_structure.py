@@ -31,6 +31,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "dataset pretraining",
         "run deployment",
         "fewshot",
+        "distillation",
         "benchmarks",
         "demo",
         "api",
@@ -110,7 +111,7 @@ FREE = (
     "errors", "extras", "options", "config", "registry", "text", "data", "tasks", "metrics",
     "pipeline", "api", "cli", "models.runtime", "deployment.batching", "deployment.server",
     "deployment.loadtest", "fewshot.prompt_classify", "fewshot.template", "fewshot.verbalizer",
-    "fewshot.prompt_settings", "fewshot.deep_prompt",
+    "fewshot.prompt_settings", "fewshot.deep_prompt", "distillation.settings",
 )  # fmt: skip
 BLOCKED = ("torch", "transformers", "sklearn", "scipy", "pandas", "pyarrow", "safetensors", "onnx",
            "onnxscript", "rjieba", "nervaluate", "tensorboard")  # fmt: skip

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from easynlp.models.backbone import Backbone
+from easynlp.pipeline import make_meta, save_meta
 from easynlp.tasks import find_task
+from easynlp.training.folder import save_weights
 from tests.conftest import REVIEWS
 
-__all__ = ["CLAIMS", "PRETRAINING_ONLY", "SAMPLES", "SPECS", "TERMS", "Sample", "plain"]
+__all__ = ["CLAIMS", "PRETRAINING_ONLY", "SAMPLES", "SPECS", "TERMS", "Sample", "plain",
+           "teacher_of"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -162,6 +166,8 @@ CLAIMS: dict[str, tuple[str, ...]] = {
     "sentence_distill": ("language_modeling",),
     "hidden_distill": ("language_modeling",),
     "relation_distill": ("language_modeling",),
+    "distill": ("text_classify", "prompt_classify", "sequence_labeling"),
+    "distill_layers": ("text_classify", "prompt_classify", "sequence_labeling"),
 }
 """Methods to the apps they work for."""
 
@@ -181,6 +187,8 @@ SPECS = {
     "sentence_distill": "sentence_distill:contrast=0",
     "hidden_distill": "hidden_distill",
     "relation_distill": "relation_distill:heads=4",
+    "distill": "distill:teacher={teacher},alpha=0.8",
+    "distill_layers": "distill_layers:teacher={teacher}",
 }
 """How the methods are run here: the tiny model's random embeddings are short (a row's L2 norm is
 about 0.4), so a perturbation of the usual length would drown the text."""
@@ -191,6 +199,7 @@ TERMS = {
     "efl": "loss",
     "deep_prompt": "loss",
     "cp_tuning": "loss",
+    "distill_layers": "hidden",
 }
 """Methods whose term has another name than they, or that change the task's own."""
 
@@ -203,8 +212,21 @@ PRETRAINING_ONLY = {
     "sentence_distill": "adds a pooler and a projection; the projection is not saved",
     "hidden_distill": "adds a projection that is not saved",
     "relation_distill": "needs a teacher beside the task",
+    "distill_layers": "adds projections that are not saved",
 }
 """Methods that add parameters (all but the first while pre-training), and why they may."""
+
+
+def teacher_of(sample: Sample, backbone: Backbone, folder: Path) -> str:
+    """Write a run that may teach a sample's task, untrained, and return its folder."""
+    kind = "sequence_labeling" if sample.task == "sequence_labeling" else "text_classify"
+    options = sample.options if sample.task == kind else {"max_length": 32}
+    task = replace(sample, task=kind, options=options).make(backbone)
+    model = task.build(backbone)
+    folder.mkdir(exist_ok=True)
+    save_weights(folder, model, backbone)
+    save_meta(folder, make_meta(task))
+    return str(folder)
 
 
 def plain(backbone: Backbone, dropout: float = 0.0) -> Backbone:

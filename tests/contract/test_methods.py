@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +17,15 @@ from easynlp.pretraining.teacher import Teacher
 from easynlp.pretraining.token_distill import TaughtModeling
 from easynlp.training.loop import FitOptions, State, fit
 from easynlp.training.plan import Plan, task_term
-from tests.contract.samples import CLAIMS, PRETRAINING_ONLY, SAMPLES, SPECS, TERMS, plain
+from tests.contract.samples import (
+    CLAIMS,
+    PRETRAINING_ONLY,
+    SAMPLES,
+    SPECS,
+    TERMS,
+    plain,
+    teacher_of,
+)
 
 CPU = torch.device("cpu")
 CASES = [(m, name) for m, apps in CLAIMS.items() for name, s in SAMPLES.items() if s.task in apps]
@@ -36,7 +46,15 @@ def train(backbone, sample, methods, *, dropout=0.0, **changes):
     torch.manual_seed(0)
     backbone = plain(backbone, dropout)
     plan = Plan(task, task.build(backbone), (task_term(task),), backbone)
-    plan = apply_methods(plan, [SPECS[name] for name in methods])
+    with tempfile.TemporaryDirectory() as home:
+        specs = [SPECS[name] for name in methods]
+        if any("{teacher}" in spec for spec in specs):
+            teacher = teacher_of(sample, backbone, Path(home))
+            specs = [spec.replace("{teacher}", teacher) for spec in specs]
+        return _train(apply_methods(plan, specs), sample, methods, taught, changes)
+
+
+def _train(plan, sample, methods, taught, changes):
     options = FitOptions(**{"steps": 40, "batch_size": 8, "lr": 5e-3, "warmup": 0.0, **changes})
     rows = plan.task.encode_batch(sample.rows)  # a method may have wrapped the task
     if "sentence_distill" in methods:  # a made-up teacher's vectors, of the tiny model's width

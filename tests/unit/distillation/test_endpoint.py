@@ -1,0 +1,298 @@
+"""A language model as teacher, against a server of our own that also fails, stalls and lies."""
+
+import json
+import logging
+import threading
+import time
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+
+from easynlp.distillation.answers import Wanted
+from easynlp.distillation.endpoint import (
+    EndpointTeacher,
+    parse_label,
+    pick_shots,
+    write_endpoint,
+)
+from easynlp.distillation.requests import Ledger
+from easynlp.distillation.settings import EndpointOptions
+from easynlp.distillation.teachers import find_teacher
+from easynlp.errors import ConfigError, RunError
+
+LABELS = ("好评", "差评")
+WANTED = Wanted("label", LABELS)
+SECRET = "sk-very-secret-1234"
+
+
+class Server:
+    """Labels texts with 好 in them 好评; misbehaves on words in the text."""
+
+    def __init__(self):
+        self.seen: Counter[str] = Counter()
+        self.times: dict[str, list[float]] = {}
+        self.keys, self.bodies = set(), []
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *args):
+                pass
+
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                server.bodies.append(body)
+                server.keys.add(self.headers.get("Authorization"))
+                text = body["messages"][-1]["content"].removeprefix("文本：")
+                server.seen[text] += 1
+                server.times.setdefault(text, []).append(time.monotonic())
+                server.answer(self, text, server.seen[text])
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+
+    def answer(self, handler, text, turn):
+        if "五百" in text and turn == 1:
+            return self.send(handler, 500, b"oops")
+        if "太多" in text and turn == 1:
+            return self.send(handler, 429, b"slow down", {"Retry-After": "0.3"})
+        if "总坏" in text:
+            return self.send(handler, 503, b"down")
+        if "密钥" in text:
+            said = f"bad key {handler.headers.get('Authorization')}".encode()
+            return self.send(handler, 401, said)
+        if "断开" in text and turn == 1:
+            handler.close_connection = True
+            return handler.wfile.flush()
+        if "停住" in text and turn == 1:
+            handler.send_response(200)
+            handler.send_header("Content-Length", "1000")
+            handler.end_headers()
+            for _ in range(40):  # a byte now and then: no single read ever times out
+                handler.wfile.write(b" ")
+                handler.wfile.flush()
+                time.sleep(0.05)
+            handler.close_connection = True
+            return None
+        if "不是json" in text:
+            return self.send(handler, 200, b"<html>")
+        if "转走" in text:
+            return self.send(handler, 302, b"", {"Location": self.url + "/elsewhere"})
+        label = "好评" if "好" in text else "差评"
+        reply = f"理由：看起来是好评或差评。\n标签：{label}"
+        if "胡说" in text:
+            reply = "这个嘛，可能是好评，也可能是差评"
+        if "中评" in text:
+            reply = "标签：中评"
+        usage = {"prompt_tokens": 100, "completion_tokens": 10}
+        body = {"choices": [{"message": {"content": reply}}], "usage": usage}
+        return self.send(handler, 200, json.dumps(body).encode())
+
+    def send(self, handler, code, body, headers=None):
+        handler.send_response(code)
+        for name, value in (headers or {}).items():
+            handler.send_header(name, value)
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        handler.wfile.write(body)
+
+
+@pytest.fixture
+def server():
+    made = Server()
+    yield made
+    made.http.shutdown()
+    made.http.server_close()
+
+
+def teacher(server, folder, **options):
+    given = {"endpoint": server.url, "endpoint_model": "m", "backoff": 0.01, "timeout": 5.0}
+    return EndpointTeacher(EndpointOptions(**{**given, **options}), WANTED, [], folder)
+
+
+def rows(*texts):
+    return [{"text": text} for text in texts]
+
+
+def labels_of(answers):
+    return [None if np.isnan(a).any() else LABELS[int(a[0].argmax())] for a in answers]
+
+
+def test_labels_are_read_and_failures_tried_again(server, tmp_path):
+    asked = teacher(server, tmp_path)
+    texts = ["好极了", "很差", "五百好", "断开好", "总坏", "胡说", "中评", "不是json"]
+    said = labels_of(asked.answers(rows(*texts)))
+    assert said == ["好评", "差评", "好评", "好评", None, None, None, None]
+    assert asked.counts == {"answered": 4, "failed": 2, "junk": 1, "unknown label": 1}
+    assert server.seen["总坏"] == 5
+    assert server.seen["五百好"] == server.seen["断开好"] == 2
+
+
+def test_sureness_is_the_probability_of_the_label(server, tmp_path):
+    (answer,) = teacher(server, tmp_path, sureness=0.8).answers(rows("好"))
+    assert np.exp(answer[0]) == pytest.approx([0.8, 0.2])
+
+
+def test_retry_after_is_waited_for(server, tmp_path):
+    assert labels_of(teacher(server, tmp_path).answers(rows("太多好"))) == ["好评"]
+    first, second = server.times["太多好"]
+    assert second - first >= 0.3
+
+
+def test_a_stalled_reply_is_given_up_in_time(server, tmp_path):
+    started = time.monotonic()
+    assert labels_of(teacher(server, tmp_path, timeout=0.3).answers(rows("停住好"))) == ["好评"]
+    assert time.monotonic() - started < 1.8
+
+
+def test_nothing_is_paid_for_twice(server, tmp_path):
+    texts = rows("好极了", "很差", "胡说")
+    first = teacher(server, tmp_path).answers(texts)
+    again = teacher(server, tmp_path)
+    assert all(np.array_equal(a, b, equal_nan=True)
+               for a, b in zip(first, again.answers(texts), strict=True))  # fmt: skip
+    assert sum(server.seen.values()) == 3
+    other = EndpointTeacher(again.options, Wanted("label", ("好评", "差评", "中评")), [], tmp_path)
+    other.answers(texts[:1])
+    assert server.seen["好极了"] == 2  # other labels are another question
+
+
+def test_a_line_cut_short_by_a_kill_is_asked_again(server, tmp_path):
+    teacher(server, tmp_path, workers=1).answers(rows("好一", "好二"))
+    path = tmp_path / "replies.jsonl"
+    path.write_bytes(path.read_bytes()[:-9])
+    again = teacher(server, tmp_path)
+    assert labels_of(again.answers(rows("好一", "好二", "好三"))) == ["好评"] * 3
+    assert server.seen == {"好一": 1, "好二": 2, "好三": 1}
+    assert len(Ledger(path, again.options).replies) == 3
+
+
+@pytest.mark.parametrize(
+    "cap",
+    [
+        {"max_requests": 3},
+        {"max_tokens": 3 * 110 + 700},
+        {"max_cost": (3 * 110 + 700) / 1e6, "price_in": 1.0, "price_out": 1.0},
+    ],
+)
+def test_the_budget_is_never_passed_and_counts_what_was_spent_before(server, tmp_path, cap):
+    texts = rows(*(f"好{i}" for i in range(9)))
+    asked = teacher(server, tmp_path, workers=3, **cap)
+    said = labels_of(asked.answers(texts))
+    answered = len([each for each in said if each])
+    assert 1 <= answered < 9
+    assert asked.counts == {"answered": answered, "over budget": 9 - answered}
+    spent = Ledger(tmp_path / "replies.jsonl", asked.options)
+    assert spent.requests == answered == sum(server.seen.values())
+    if "max_requests" in cap:
+        assert answered == 3
+    else:
+        assert spent.tokens_in + spent.tokens_out <= 3 * 110 + 700
+    more = teacher(server, tmp_path, workers=1, **cap)
+    more.answers(texts)
+    if "max_requests" in cap:
+        assert sum(server.seen.values()) == 3
+
+
+def test_the_cost_is_said(server, tmp_path, caplog):
+    with caplog.at_level(logging.INFO, logger="easynlp"):
+        teacher(server, tmp_path, price_in=2.0, price_out=10.0).answers(rows("好", "差"))
+    assert "2 answered; 2 requests, 200 + 20 tokens, cost 0.0006" in caplog.text
+
+
+def test_a_refusal_ends_it_and_the_key_is_shown_nowhere(server, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("MY_KEY", SECRET)
+    asked = teacher(server, tmp_path, endpoint_key="MY_KEY", workers=1)
+    with caplog.at_level(logging.DEBUG), pytest.raises(ConfigError, match="HTTP 401") as error:
+        asked.answers(rows("好", "密钥", "好好"))
+    assert server.keys == {f"Bearer {SECRET}"}
+    write_endpoint(tmp_path / "endpoint.json", asked.options, [])
+    written = "".join(path.read_text("utf-8") for path in tmp_path.iterdir())
+    for shown in (str(error.value), caplog.text, written, repr(asked), asked.fingerprint):
+        assert SECRET not in shown
+    assert "***" in str(error.value)
+
+
+def test_a_redirect_is_not_followed(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("MY_KEY", SECRET)
+    with pytest.raises(ConfigError, match="HTTP 302"):
+        teacher(server, tmp_path, endpoint_key="MY_KEY").answers(rows("转走"))
+    assert sum(server.seen.values()) == 1
+
+
+def test_an_endpoint_that_is_down_is_an_error_that_keeps_what_there_is(server, tmp_path):
+    asked = teacher(server, tmp_path, retries=0, workers=1)
+    with pytest.raises(RunError, match=r"does not answer \(HTTP 503\). 1 answers are kept"):
+        asked.answers(rows("好", *(f"总坏{i}" for i in range(20))))
+    assert sum(server.seen.values()) == 9
+    gone = EndpointOptions(
+        endpoint="http://127.0.0.1:9/v1", endpoint_model="m", retries=0, workers=1
+    )
+    with pytest.raises(RunError, match="does not answer"):
+        EndpointTeacher(gone, WANTED, [], tmp_path).answers(rows(*map(str, range(10))))
+
+
+def test_requests_keep_to_the_rate(server, tmp_path):
+    teacher(server, tmp_path, requests_per_minute=600.0).answers(rows("好1", "好2", "好3"))
+    times = sorted(time for each in server.times.values() for time in each)
+    assert times[-1] - times[0] >= 0.15
+
+
+def test_the_prompt_shows_labels_and_examples(server, tmp_path):
+    shots = pick_shots([{"text": "不错", "label": "好评"}, {"text": "真烂", "label": "差评"}], 2)
+    path = tmp_path / "endpoint.json"
+    options = EndpointOptions(endpoint=server.url, endpoint_model="m", instruction="酒店评论。")
+    write_endpoint(path, options, shots)
+    found = find_teacher(f"llm:{path}", WANTED)
+    assert found.fickle
+    found.answers(rows("好"))
+    messages = server.bodies[0]["messages"]
+    assert "酒店评论。" in messages[0]["content"]
+    assert "好评、差评" in messages[0]["content"]
+    assert messages[2] == {"role": "assistant", "content": "标签：好评"}
+    assert messages[-1]["content"] == "文本：好"
+    assert server.bodies[0]["temperature"] == 0
+
+
+@pytest.mark.parametrize(
+    ("reply", "label"),
+    [
+        ("好评", "好评"),
+        (" 好评\n", "好评"),
+        ("标签：好评", "好评"),
+        ("因为……\nLabel: 差评", "差评"),
+        ('{"label": "差评", "reason": "好评很少"}', "差评"),
+        ("<think>标签：差评</think>\n标签：好评。", "好评"),
+        ("标签：好评\n不过也可能是差评", None),
+        ("好评，差评", None),
+        ("标签：好评还是差评", None),
+        ("<think>标签：好评", None),
+        ("{not json", None),
+        ('{"label": ["好评"]}', None),
+        ('["好评"]', None),
+        ("", None),
+    ],
+)
+def test_labels_are_read_strictly(reply, label):
+    assert parse_label(reply, LABELS)[0] == label
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted", "said"),
+    [
+        ({"endpoint": "file:///etc/passwd"}, WANTED, "http:// or https:// is wanted"),
+        ({"endpoint_model": ""}, WANTED, "--endpoint-model NAME"),
+        ({}, Wanted("tags", ("PER",)), "one label a text"),
+    ],
+)
+def test_wrong_options(tmp_path, options, wanted, said):
+    given = {"endpoint": "http://x/v1", "endpoint_model": "m", **options}
+    with pytest.raises(ConfigError, match=said):
+        EndpointTeacher(EndpointOptions(**given), wanted, [], tmp_path)
+    with pytest.raises(ConfigError, match="does not describe an endpoint"):
+        EndpointTeacher.read(tmp_path / "none.json", wanted)

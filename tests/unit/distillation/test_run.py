@@ -1,0 +1,200 @@
+"""``easynlp distill`` from files to a run folder."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from easynlp.cli.main import main
+from easynlp.distillation.run import distill
+from easynlp.distillation.settings import DistillConfig, DistillOptions, EndpointOptions
+from easynlp.errors import ConfigError
+from easynlp.pipeline import Pipeline
+from tests.conftest import REVIEWS
+from tests.contract.samples import SAMPLES
+from tests.unit.distillation.teaching import classifier, tagger, write
+from tests.unit.distillation.test_endpoint import Server
+
+ROWS = [{"text": text, "label": label} for text, label in REVIEWS]
+
+
+@pytest.fixture
+def files(tmp_path, tiny_folder, tiny_backbone):
+    """Options of a small distillation."""
+    pool = [{"text": f"{text[:6]}{i}"} for i in range(3) for text, _ in REVIEWS]
+    pool += [{"text": ROWS[0]["text"]}, pool[0]]  # in train, and twice
+    config = DistillConfig(
+        train=write(tmp_path / "train.jsonl", ROWS), dev=write(tmp_path / "dev.jsonl", ROWS[:4]),
+        test=write(tmp_path / "test.jsonl", ROWS[4:]), output=str(tmp_path / "out"),
+        student=str(tiny_folder), epochs=2, batch_size=8, lr=1e-3, device="cpu",
+    )  # fmt: skip
+    options = DistillOptions(
+        teacher=(classifier(tmp_path / "teacher", tiny_backbone),),
+        unlabeled=write(tmp_path / "pool.jsonl", pool), augment_model=str(tiny_folder),
+    )  # fmt: skip
+    return config, options
+
+
+def report_of(config):
+    with open(f"{config.output}/distill.json", encoding="utf-8") as file:
+        return json.load(file)
+
+
+def test_the_result_is_a_run_like_any_other(files, tmp_path):
+    config, options = files
+    options = replace(options, augment=2, hidden=0.5, relation=0.5)
+    pipeline = distill(config, options)
+    report = report_of(config)
+    assert report["labelled"] == 8
+    assert report["unlabelled"] == 24
+    assert 0 < report["augmented"] <= 16
+    assert set(report["teachers"][options.teacher[0]]) == {"dev", "test"}
+    assert set(report["student"]) == {"dev", "test"}
+    again = Pipeline.load(config.output)
+    assert again.predict(["很好"])[0].keys() == {"label", "score", "scores"}
+    assert pipeline.meta["base_model"] == config.student
+    assert pipeline.meta["task"] == "text_classify"
+    rows = (tmp_path / "out" / "texts" / "unlabelled.jsonl").read_text("utf-8").splitlines()
+    assert len(rows) == len(set(rows)) == 24 + report["augmented"]
+    assert not {json.loads(row)["text"] for row in rows} & {row["text"] for row in ROWS}
+    steps = (tmp_path / "out" / "student" / "metrics.jsonl").read_text("utf-8").splitlines()
+    wanted = 2 * -(-(32 + report["augmented"]) // 8)
+    assert json.loads(steps[-1])["step"] == wanted
+    assert {"loss", "distill", "hidden", "relation"} == set(json.loads(steps[-1])["losses"])
+
+
+def test_it_goes_on_where_it_was_stopped_to_the_same_weights(files, tmp_path, stopped):
+    config, options = files
+    options = replace(options, augment=1)
+    distill(config, options)
+    other = replace(config, output=str(tmp_path / "again"), save_every=2)
+    stopped(lambda: distill(other, options))
+    assert not (tmp_path / "again" / "easynlp.json").exists()
+    distill(replace(other, resume=True), options)
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("out", "again")]
+    assert weights[0] == weights[1]
+    with pytest.raises(ConfigError, match=r"--alpha: was 0\.2, now 0\.5"):
+        distill(replace(other, resume=True), replace(options, alpha=0.5))
+    write(tmp_path / "pool.jsonl", ROWS)
+    with pytest.raises(ConfigError, match=r"pool\.jsonl has changed since"):
+        distill(replace(other, resume=True), options)
+
+
+def test_controls_take_as_many_steps(files, tmp_path):
+    config, options = files
+    losses = {}
+    for name, changes in {
+        "plain": {"alpha": 1.0}, "taught": {}, "placebo": {"placebo": "shuffled-teacher"},
+    }.items():  # fmt: skip
+        made = replace(config, output=str(tmp_path / name))
+        distill(made, replace(options, cache=str(tmp_path / "answers"), **changes))
+        lines = (tmp_path / name / "student" / "metrics.jsonl").read_text("utf-8").splitlines()
+        losses[name] = json.loads(lines[-1])
+    assert len({each["step"] for each in losses.values()}) == 1
+    assert set(losses["plain"]["losses"]) == {"loss"}
+    assert losses["taught"]["losses"]["distill"] != losses["placebo"]["losses"]["distill"]
+    kept = list((tmp_path / "answers").glob("*.starts.npy"))
+    assert len(kept) == 3  # all three runs share those on dev, test and the texts to learn from
+
+
+def test_a_tagger_learns_from_a_tagger(files, tmp_path, tiny_backbone):
+    config, options = files
+    rows = SAMPLES["sequence_labeling"].rows
+    labels = SAMPLES["sequence_labeling"].make(tiny_backbone).config.labels
+    config = replace(
+        config, task="sequence_labeling", train=write(tmp_path / "tags.jsonl", rows),
+        dev=write(tmp_path / "tags_dev.jsonl", rows), test=None,
+    )  # fmt: skip
+    run = tagger(tmp_path / "tagger", tiny_backbone, labels)
+    pipeline = distill(config, replace(options, teacher=(run,), augment=1))
+    assert "entities" in pipeline.predict(["张三在北京"])[0]
+    assert report_of(config)["student"]["dev"].keys() >= {"f1"}
+    assert report_of(config)["teachers"][run]["dev"].keys() >= {"f1"}
+
+
+def test_an_ensemble_and_a_student_of_its_layers(files, tmp_path, tiny_backbone):
+    config, options = files
+    other = classifier(tmp_path / "other", tiny_backbone, ("差评", "好评"))
+    options = replace(
+        options, teacher=(*options.teacher, other), vote="calibrated", student_layers="1"
+    )
+    pipeline = distill(config, options)
+    model = pipeline.model.model
+    assert len(model.base_model.encoder.layer) == 1
+    assert set(report_of(config)["teachers"]) == set(options.teacher)
+    start = Pipeline.load(options.teacher[0], backend="torch").model.model
+    from easynlp.models.backbone import Backbone
+
+    kept = Backbone.load(f"{config.output}/start").with_head("AutoModel")
+    ours = kept.encoder.layer[0].attention.self.query.weight
+    assert np.array_equal(
+        ours.detach().numpy(),
+        start.base_model.encoder.layer[1].attention.self.query.weight.detach().numpy(),
+    )
+
+
+def test_an_endpoint_teaches(files, tmp_path, monkeypatch):
+    config, options = files
+    monkeypatch.setenv("MY_KEY", "sk-very-secret-1234")
+    server = Server()
+    endpoint = EndpointOptions(
+        endpoint=server.url, endpoint_model="m", endpoint_key="MY_KEY", shots=2
+    )
+    distill(config, replace(options, teacher=()), endpoint)
+    assert sum(server.seen.values()) == 32
+    everything = b"".join(p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file())
+    assert b"sk-very-secret" not in everything
+    server.http.shutdown()
+    server.http.server_close()
+    # All replies are kept: the student is trained anew without a request.
+    (tmp_path / "out" / "easynlp.json").unlink()
+    (tmp_path / "out" / "student" / "easynlp.json").unlink()
+    patient = replace(endpoint, retries=0, timeout=9.0)
+    distill(replace(config, resume=True), replace(options, teacher=()), patient)
+    assert sum(server.seen.values()) == 32
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"teacher": ()}, "type --teacher DIR, or --endpoint URL"),
+        ({"student_layers": "0,9"}, "rising numbers of 0 to 1"),
+        ({"placebo": "shuffled-teacher", "hidden": 1.0}, "leave --hidden"),
+        ({"teacher_labels": "x=好评"}, 'has no label "x"'),
+    ],
+)
+def test_what_cannot_be_is_told_before_a_folder_is_made(files, tmp_path, changes, said):
+    config, options = files
+    with pytest.raises(ConfigError, match=said):
+        distill(config, replace(options, **changes))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command(files, capsys):
+    config, options = files
+    arguments = [
+        "distill", "--teacher", options.teacher[0], "--student", config.student, "--train",
+        config.train, "--dev", config.dev, "--unlabeled", options.unlabeled, "--output",
+        config.output, "--steps", "3", "--device", "cpu",
+    ]  # fmt: skip
+    assert main(arguments) == 0
+    said = capsys.readouterr().out
+    assert f"dev  accuracy {report_of(config)['student']['dev']['accuracy']:.4f}" in said
+    assert options.teacher[0] in said
+    assert main(arguments) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert main(["distill", "--train", config.train, "--output", "x"]) == 2
+
+
+def test_the_command_takes_the_task_from_its_teacher(files, tmp_path, tiny_backbone):
+    from easynlp.cli.distill import distill as command
+
+    run = tagger(tmp_path / "tagger", tiny_backbone)
+    names = [cls.__name__ for cls in command(["--teacher", run]).classes]
+    assert "LabelingConfig" in names
+    names = [cls.__name__ for cls in command(["--teacher", files[1].teacher[0]]).classes]
+    assert "ClassifyConfig" in names
+    assert "LabelingConfig" in [
+        cls.__name__ for cls in command(["--task", "sequence_labeling"]).classes
+    ]
