@@ -7,9 +7,10 @@ and takes the stage as done. Work that was cut off by a kill stands beside ``beg
 same key, and the stage takes it up again; work of another key is deleted first.
 
 Stages on the *track* hand on a model with its accuracy on dev. The first makes the model to beat;
-each further one is kept if its model is no more than `max_drop` points worse than the one kept so
-far, else it *hurts*: its model is dropped, and the road goes on with the one before. What a quality
-gate refuses is dropped the same way. Decisions are taken anew from the records in every call, so
+a further one that is to make it smaller may cost `max_drop` points of what it was given, one that
+is to make it better (`better`) may cost none. A stage that costs more *hurts*: its model is
+dropped, and the road goes on with the one before. What a quality gate refuses is dropped the same
+way. Decisions are taken anew from the records in every call, so
 another `max_drop` runs only what it changes.
 """
 
@@ -117,6 +118,7 @@ class Stage:
         options: What its results depend on, besides inputs; plain JSON values.
         files: Files and folders from outside it reads.
         takes_model: It reads the model kept so far.
+        better: Its model is kept only if it is as good as the one kept so far, or better.
         vital: It cannot be skipped.
     """
 
@@ -129,6 +131,7 @@ class Stage:
     options: Mapping[str, Any] = field(default_factory=dict)
     files: tuple[str, ...] = ()
     takes_model: bool = False
+    better: bool = False
     vital: bool = False
 
 
@@ -200,7 +203,7 @@ def run_stages(
             continue
         log.info("[%d/%d] %s: %s", number, len(stages), stage.name, stage.about)
         found, fresh = _run(stage, folder, done, kept)
-        refusal = found.refused or _hurts(found, kept, max_drop)
+        refusal = found.refused or _hurts(found, kept, 0.0 if stage.better else max_drop)
         status: Status = "dropped" if refusal else "done" if fresh else "reused"
         verdicts.append(Verdict(stage.name, status, refusal, found.seconds))
         said = f"dropped, {refusal}" if refusal else f"{found.seconds:.1f} s"

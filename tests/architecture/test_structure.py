@@ -32,6 +32,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "run deployment",
         "fewshot",
         "benchmarks",
+        "landing",
         "demo",
         "api",
         "cli",
