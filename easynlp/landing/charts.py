@@ -40,7 +40,7 @@ def interval_chart(rows: Sequence[Mapping[str, Any]], about: str) -> Markup:
         anchor = "start" if i == 0 else "end" if i == 4 else "middle"
         marks += [
             tag("line", x1=_n(x), x2=_n(x), y1=4, y2=height - 24, class_="grid"),
-            _text(x, height - 8, f"{100 * value:.0f} %", anchor),
+            _text(x, height - 8, f"{round(100 * value, 1):g} %", anchor),
         ]
     for number, row in enumerate(rows):
         y = step * number + 30
@@ -83,7 +83,7 @@ def line_chart(
         value = low + (high - low) * i / 4
         _, y = place(first, value)
         marks += [tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=_n(y), y2=_n(y), class_="grid"),
-                  _text(LEFT - 6, y + 4, f"{100 * value:.0f}", "end")]  # fmt: skip
+                  _text(LEFT - 6, y + 4, f"{round(100 * value, 1):g}", "end")]  # fmt: skip
     for i in range(5):
         value = first + (last - first) * i / 4
         x, _ = place(value, low)
@@ -135,7 +135,7 @@ def reliability_chart(bins: Sequence[Mapping[str, Any]], about: str) -> Markup:
                          height=_n(base - y0), class_="bar"))  # fmt: skip
         inside = base - y0 > 20
         marks.append(_text((x0 + x1) / 2, y0 + 14 if inside else y0 - 4, f"{each['rows']}",
-                           "middle", "on" if inside else None))  # fmt: skip
+                           "middle"))  # fmt: skip
     (x0, y0), (x1, y1) = place(0, 0), place(1, 1)
     marks += [
         tag("line", x1=_n(x0), y1=_n(y0), x2=_n(x1), y2=_n(y1), class_="ideal"),

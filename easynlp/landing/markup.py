@@ -31,7 +31,7 @@ def tag(name: str, /, *children: object, **attributes: object) -> Markup:
         '<td title="&quot;">&lt;script&gt;alert(1)&lt;/script&gt;</td>'
     """
     given = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{html.escape(str(value), quote=True)}"'
+        f' {key.rstrip("_").replace("_", "-")}="{_safe(str(value))}"'
         for key, value in attributes.items()
         if value is not None
     )

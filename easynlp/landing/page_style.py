@@ -51,8 +51,7 @@ svg text.strong{font-weight:700}
 .whisker.floor{stroke-dasharray:5 3}
 .dot{fill:var(--soft)}.dot.served{fill:var(--blue)}
 .dot.floor{fill:var(--back);stroke:var(--soft);stroke-width:2}
-.bar{fill:var(--blue)}
-svg text.on{fill:#fff}
+.bar{fill:#a9cdf7;stroke:var(--blue)}
 .ideal{stroke:var(--ink);stroke-width:1.5;stroke-dasharray:6 4}
 .line{fill:none;stroke-width:2}
 .s0{stroke:var(--blue)}.s1{stroke:var(--orange)}.s2{stroke:var(--green)}

@@ -1,5 +1,6 @@
 """The page is well-formed, holds no script, needs no network, and lets no text be markup."""
 
+import itertools
 import json
 from html.parser import HTMLParser
 
@@ -31,7 +32,7 @@ class Outline(HTMLParser):
         self.elements.append((name, dict(attributes)))
 
     def handle_endtag(self, name):
-        assert self.open and self.open[-1] == name, f"</{name}> closes {self.open[-3:]}"
+        assert self.open[-1:] == [name], f"</{name}> closes {self.open[-3:]}"
         self.open.pop()
 
     def handle_data(self, data):
@@ -136,7 +137,7 @@ def test_the_page_can_be_read_without_seeing_it():
             assert attributes["scope"] in ("row", "col")
     assert names.count("caption") == names.count("table") > 8
     levels = [int(name[1]) for name in names if name in ("h1", "h2", "h3")]
-    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
     viewport = [a for name, a in found.elements if name == "meta" and a.get("name") == "viewport"]
     assert "width=device-width" in viewport[0]["content"]
 
@@ -160,8 +161,8 @@ def test_a_report_without_scores_or_times_still_makes_a_page():
     report = a_report("好评")
     for key in ("table", "floors", "confusion", "calibration", "worst", "split", "rows", "wrong"):
         del report[key]
-    report |= {"machine": None, "timed": None, "labelled": None, "compressed": None,
-               "teaching": None, "teacher": None, "curves": {"steps": {}, "labels": {}}}  # fmt: skip
+    nothing = ("machine", "timed", "labelled", "compressed", "teaching", "teacher")
+    report |= {**dict.fromkeys(nothing), "curves": {"steps": {}, "labels": {}}}
     report["diagnosis"]["noise"] = {"why_not": "a label has fewer than 8 rows"}
     text = "".join(outline(page(report)).text)
     assert "not scored" in text
@@ -194,8 +195,9 @@ def test_charts_stay_within_their_frame():
     ]
     for chart in charts:
         height = float(outline(chart).elements[0][1]["viewbox"].split()[3])
-        for key, most in (("x", 360), ("x1", 360), ("x2", 360), ("cx", 360),
-                          ("y", height), ("y1", height), ("y2", height), ("cy", height)):  # fmt: skip
+        limits = dict.fromkeys(("x", "x1", "x2", "cx"), 360)
+        limits |= dict.fromkeys(("y", "y1", "y2", "cy"), height)
+        for key, most in limits.items():
             assert all(0 <= value <= most for value in numbers(chart, key)), key
         assert "nan" not in chart
 
