@@ -25,7 +25,7 @@ from easynlp.landing.diagnosis import diagnose
 from easynlp.landing.page import page
 from easynlp.landing.report import make_report
 from easynlp.landing.settings import LandOptions
-from easynlp.landing.stages import Outcome, Room, Stage, run_stages
+from easynlp.landing.stages import Outcome, Room, Stage, check_skip, run_stages
 from easynlp.options import pieces
 from easynlp.training.folder import check_folder, claim_folder
 
@@ -81,6 +81,7 @@ def land(options: LandOptions) -> Landed:
         "written": to_yaml(options), "inputs": inputs,
     }  # fmt: skip
     stages = road(options)
+    check_skip(stages, pieces(options.skip))  # before a folder is made
     if options.resume and (folder / f"{RECIPE}.yaml").is_file():
         if options.overwrite:
             raise ConfigError("--overwrite and --resume exclude each other")
@@ -154,7 +155,7 @@ def road(options: LandOptions) -> list[Stage]:
         ),
         stage(
             "export", "ONNX of all contenders, checked against their runs", measuring.export,
-            (measuring.FINAL,), needs=("diagnose",), takes_model=True,
+            (measuring.FINAL,), needs=("diagnose",), takes_model=True, vital=True,
             uses=("teacher", "finetune", "distill", "compress"),
         ),
         stage(

@@ -31,7 +31,8 @@ from easynlp.atomic import write_json
 from easynlp.errors import ConfigError, GateError, Interrupted, RunError, did_you_mean
 from easynlp.pipeline import fingerprint
 
-__all__ = ["Done", "Kept", "Outcome", "Road", "Room", "Stage", "Verdict", "run_stages"]
+__all__ = ["Done", "Kept", "Outcome", "Road", "Room", "Stage", "Verdict", "check_skip",
+           "run_stages"]  # fmt: skip
 
 log = logging.getLogger("easynlp")
 DONE, BEGUN = "stage.json", "begun.json"
@@ -186,7 +187,7 @@ def run_stages(
         >>> [run_stages([stage], home).verdicts[0].status for _ in range(2)]
         ['done', 'reused']
     """
-    _check_skip(stages, skip)
+    check_skip(stages, skip)
     done: dict[str, Done] = {}
     verdicts: list[Verdict] = []
     kept: Kept | None = None
@@ -216,7 +217,12 @@ def run_stages(
     return Road(done, verdicts, kept)
 
 
-def _check_skip(stages: Sequence[Stage], skip: Sequence[str]) -> None:
+def check_skip(stages: Sequence[Stage], skip: Sequence[str]) -> None:
+    """Refuse a name to skip that is no stage's, or of one that must run.
+
+    Raises:
+        ConfigError: With the names that can be skipped.
+    """
     names = [stage.name for stage in stages if not stage.vital]
     for name in skip:
         if name not in names:

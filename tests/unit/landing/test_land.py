@@ -184,6 +184,13 @@ def test_a_finished_run_teaches_as_it_is(landed, files, tiny_folder, tmp_path):
                          output=str(tmp_path / "wrong")))  # fmt: skip
 
 
+def test_a_wrong_stage_to_skip_is_refused_before_a_folder_is_made(files, tmp_path):
+    options = LandOptions(train=files["train"], output=str(tmp_path / "x"), skip=("distil",))
+    with pytest.raises(ConfigError, match='Did you mean "distill"'):
+        land(options)
+    assert not (tmp_path / "x").exists()
+
+
 def test_sizes():
     assert parse_size("4MB") == parse_size("4 m") == 4_000_000
     for wrong in ("4 TB", "small", "0", "-1MB", "1e6"):
