@@ -1,7 +1,7 @@
 """A task's unlabelled text, fit to be learned from: each text once, none that is scored on.
 
 Of the released file are left out, and counted in every cell: texts that repeat; texts that are rows
-of the test file, word for word or nearly (see `easynlp.benchmarks.near`), which is refused unless
+of the test file, word for word or nearly (see `easynlp.data.near`), which is refused unless
 asked for; and texts that are such rows of the split's dev file, on which models are chosen.
 """
 
@@ -14,8 +14,8 @@ from typing import Any
 
 from easynlp.benchmarks.encodings import plain_texts, rows_of
 from easynlp.benchmarks.fewclue import Split, find_file, find_suite, read_split_file
-from easynlp.benchmarks.near import LEAST, NearIndex
 from easynlp.benchmarks.released import check_released, released
+from easynlp.data.near import LEAST, NearIndex
 from easynlp.errors import DataError
 from easynlp.tasks.base import Example
 

@@ -1,7 +1,7 @@
 """That the data is the released data: hashes, known overlaps, labels that stand in the text.
 
 ``fewclue_released.json`` holds, for each file of the benchmark, the SHA-256 of its unpacked
-bytes, its rows, and how many test rows it is near to (see `easynlp.benchmarks.near`) in the
+bytes, its rows, and how many test rows it is near to (see `easynlp.data.near`) in the
 release itself: FewCLUE's own splits of CLUEWSC, CSL and IFLYTEK share passages with the test
 file. Those are counted and reported; one more is refused.
 """
@@ -26,7 +26,7 @@ from easynlp.benchmarks.fewclue import (
     find_suite,
     read_split_file,
 )
-from easynlp.benchmarks.near import LEAST, NearIndex
+from easynlp.data.near import LEAST, NearIndex
 from easynlp.errors import DataError
 from easynlp.tasks.base import Example
 

@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("easynlp.cli.train:train", "Train a model on labelled data."),
     "fewshot": ("easynlp.cli.train:fewshot", "Find the best way to learn from few labels."),
     "distill": ("easynlp.cli.distill:distill", "Let a large model teach a small one."),
+    "land": ("easynlp.cli.land:land", "Few labels to a small served model, with a report."),
     "evaluate": ("easynlp.cli.use:evaluate", "Score a run on labelled data."),
     "predict": ("easynlp.cli.use:predict", "Predict a file of any size."),
     "export": ("easynlp.cli.deploy:export", "Turn a run into ONNX, fp32 or int8, and check it."),

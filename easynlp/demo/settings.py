@@ -15,7 +15,7 @@ class DemoOptions:
     """Options of ``easynlp demo``."""
 
     output: str = "runs/demo"
-    """Folder of the run: the trained model, its exports and report.json."""
+    """Folder of the road: report.html, the model to serve in model/, and every stage."""
     overwrite: bool = False
     """Replace the output folder if it exists."""
     model: str = "tiny-zh"

@@ -1,9 +1,9 @@
-"""Near-duplicates: texts that share most of their character 6-grams with a test row.
+"""Near-duplicates: texts that share most of their character 6-grams.
 
 Two texts are near-duplicates if the Jaccard similarity of their sets of 6-grams is `LEAST` or
 more. White space and case do not count; a text of fewer than six characters is one gram, so it
-is a duplicate only of itself. An inverted index over the test rows finds all of them exactly:
-20,000 texts against 2,000 test rows take seconds.
+is a duplicate only of itself. An inverted index over one side, such as test rows, finds all of
+them exactly: 20,000 texts against 2,000 rows take seconds.
 """
 
 from __future__ import annotations
@@ -80,6 +80,17 @@ class NearIndex:
             for number, text in enumerate(texts)
             if (best := self._best(number, grams(text))) is not None
         ]
+
+    def all_near(self, text: str, number: int = 0) -> list[Near]:
+        """Return every row a text is near to, in the order of the rows.
+
+        Args:
+            text: The text.
+            number: What to call it.
+        """
+        own = grams(text)
+        scored = ((row, self._similarity(own, row)) for row in sorted(self._candidates(own)))
+        return [Near(number, row, found) for row, found in scored if found >= LEAST]
 
     def rows_near(self, texts: Sequence[str]) -> set[int]:
         """Return the numbers of all rows that are near any of the texts."""

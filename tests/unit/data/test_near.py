@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from easynlp.benchmarks.near import LEAST, NearIndex, grams
+from easynlp.data.near import LEAST, NearIndex, grams
 
 
 def jaccard(a, b):
@@ -30,6 +30,11 @@ def test_the_index_finds_exactly_what_comparing_all_pairs_finds():
     assert 5 < len(found) < 60
     near = {j for j, row in enumerate(rows) if any(jaccard(t, row) >= LEAST for t in texts)}
     assert index.rows_near(texts) == near
+    for number, text in enumerate(texts[:20]):
+        expected = [(j, jaccard(text, row)) for j, row in enumerate(rows)]
+        assert [(n.text, n.row, pytest.approx(n.similarity)) for n in index.all_near(text, 9)] == [
+            (9, j, similarity) for j, similarity in expected if similarity >= LEAST
+        ], number
 
 
 def test_white_space_case_and_width_do_not_count():

@@ -1,0 +1,196 @@
+"""From a few labels and a large model to a small served model, in one call, with the proof.
+
+READ `road` FIRST: the stages in their order, what each needs and hands on. How stages run, are
+skipped, taken up again or dropped is `easynlp.landing.stages`' affair; what each does stands in
+`easynlp.landing.diagnosis`, `easynlp.landing.learning` and `easynlp.landing.measuring`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from easynlp.atomic import write_folder, write_json, write_text
+from easynlp.config import to_yaml
+from easynlp.errors import ConfigError, RunError
+from easynlp.fewshot.phases import write_rows
+from easynlp.landing import learning, measuring
+from easynlp.landing.diagnosis import diagnose
+from easynlp.landing.page import page
+from easynlp.landing.report import make_report
+from easynlp.landing.settings import LandOptions
+from easynlp.landing.stages import Outcome, Room, Stage, check_skip, run_stages
+from easynlp.options import pieces
+from easynlp.training.folder import check_folder, claim_folder
+
+__all__ = ["Landed", "land", "road"]
+
+log = logging.getLogger("easynlp")
+RECIPE = "land"
+TEACHING = ("ways", "pattern", "words", "teacher_lrs", "teacher_steps")
+STUDYING = ("student_lrs", "student_steps")
+SHARED = ("evaluations", "batch_size", "max_length", "pooling", "precision", "device", "seed")
+READING = ("text", "text_b", "label", "encoding", "schema", "header", "format")
+
+
+@dataclass(frozen=True)
+class Landed:
+    """Where the road ended.
+
+    Attributes:
+        model: Folder of the model to serve; complete in itself, needs no torch.
+        page: The report, one HTML file.
+        report: The same as plain JSON values, as in ``report.json``.
+    """
+
+    model: Path
+    page: Path
+    report: dict[str, Any]
+
+
+def land(options: LandOptions) -> Landed:
+    """Diagnose the data, teach a small model, compress, export, measure it, and report.
+
+    Args:
+        options: Files, teacher, student, budgets.
+
+    Returns:
+        The model to serve and the report.
+
+    Raises:
+        ConfigError: If options are wrong or the output folder is taken.
+        DataError: If a file or row is wrong.
+        ModelError: If a model cannot be had, or the student cannot be exported.
+        Interrupted: On SIGINT; the same call with `resume` goes on.
+
+    Example:
+        >>> land(LandOptions(train="few.jsonl", output="runs/land")).model   # doctest: +SKIP
+        PosixPath('runs/land/model')
+    """
+    folder = Path(options.output)
+    inputs = (options.train, options.dev, options.test, options.unlabeled, options.teacher,
+              options.student)  # fmt: skip
+    claim: dict[str, Any] = {
+        "overwrite": options.overwrite, "resume": False, "name": RECIPE,
+        "written": to_yaml(options), "inputs": inputs,
+    }  # fmt: skip
+    stages = road(options)
+    check_skip(stages, pieces(options.skip))  # before a folder is made
+    if options.resume and (folder / f"{RECIPE}.yaml").is_file():
+        if options.overwrite:
+            raise ConfigError("--overwrite and --resume exclude each other")
+        # Other options are no trouble here: a stage runs again if its own have changed.
+        write_text(folder / f"{RECIPE}.yaml", to_yaml(options))
+    elif options.resume:
+        raise ConfigError(f"{folder} holds nothing to go on with ({RECIPE}.yaml is not there)")
+    else:
+        check_folder(folder, **claim)
+        claim_folder(folder, **claim)
+    gone = run_stages(stages, folder, skip=pieces(options.skip), max_drop=options.max_drop)
+    if "export" not in gone.done:
+        raise RunError("no model came out: every stage that makes one was skipped")
+    source, target = gone.done["export"].folder / measuring.FINAL, folder / "model"
+    write_folder(target, lambda staged: _copy(source, staged))
+    report = make_report(options, gone)
+    write_json(folder / "report.json", report)
+    write_text(folder / "report.html", page(report))
+    return Landed(target, folder / "report.html", report)
+
+
+def road(options: LandOptions) -> list[Stage]:
+    """Return the stages in their order.
+
+    A further stage that makes a better or smaller model of the one kept so far is one entry: with
+    `takes_model`, an `Outcome` that has a model and its accuracy on dev, and its place here.
+    """
+
+    def stage(
+        name: str, about: str, work: Callable[[LandOptions, Room], Outcome],
+        outputs: tuple[str, ...], fields: tuple[str, ...] = (), **more: Any,
+    ) -> Stage:  # fmt: skip
+        chosen = {each: getattr(options, each) for each in fields}
+        return Stage(name, about, partial(work, options), outputs, options=chosen, **more)
+
+    splits = ("train", "dev", *(("test",) if options.test else ()))
+    files = tuple(f"{s}.jsonl" for s in (*splits, *(("pool",) if options.unlabeled else ())))
+    given = learning.is_run(options.teacher)
+    weights = (f"{learning.RUN}/model.safetensors", f"{learning.RUN}/easynlp.json")
+    model = options.teacher or options.student
+    return [
+        stage(
+            "diagnose", "what is wrong with the data", _diagnose, ("diagnosis.json", *files),
+            ("leaks", "seed", "max_length", "student", *READING), vital=True,
+            files=tuple(p for p in (options.train, options.dev, options.test, options.unlabeled)
+                        if p),
+        ),
+        stage(
+            "teacher",
+            f"using {model} as it is" if given else f"few-shot learning of {model}"
+            + ("" if options.teacher else " (no --teacher: the student is its own)"),
+            learning.teacher, ("teacher.json",) if given else ("teacher.json", *weights),
+            () if given else (*TEACHING, *SHARED), needs=("diagnose",), files=(model,),
+        ),
+        stage(
+            "finetune", f"{options.student} from the labels alone", learning.finetune, weights,
+            (*STUDYING, *SHARED), needs=("diagnose",), files=(options.student,), better=True,
+        ),
+        stage(
+            "label", "the teacher labels texts", learning.label, ("rows.jsonl",), ("pool_rows",),
+            needs=("diagnose", "teacher"),
+        ),
+        stage(
+            "distill", f"{options.student} learns what the teacher says", learning.distill,
+            weights, (*STUDYING, *SHARED), needs=("diagnose", "label"), files=(options.student,),
+            better=True,
+        ),
+        stage(
+            "compress", "int8 weights, judged on dev", measuring.compress, (measuring.FINAL,),
+            needs=("diagnose",), uses=("teacher", "finetune", "distill"), takes_model=True,
+        ),
+        stage(
+            "export", "ONNX of all contenders, checked against their runs", measuring.export,
+            (measuring.FINAL,), needs=("diagnose",), takes_model=True, vital=True,
+            uses=("teacher", "finetune", "distill", "compress"),
+        ),
+        stage(
+            "score", "answers of all contenders", measuring.score, ("scores.json", "tfidf-svm.npz"),
+            needs=("diagnose", "export"),
+        ),
+        stage(
+            "latency", "one thread, one text and 32 at a time", measuring.latency,
+            ("latency.json",), ("timed",), needs=("diagnose", "export", "score"),
+        ),
+        stage(
+            "curve", "what more labels would bring", measuring.curve, ("curve.json",),
+            ("max_length", "seed"), needs=("diagnose",), files=(options.student,),
+        ),
+    ]  # fmt: skip
+
+
+def _diagnose(options: LandOptions, room: Room) -> Outcome:
+    """Look through the data; write the rows that are left, and what was found."""
+    from easynlp.fewshot.vectors import Encoder
+
+    def vectors() -> Callable[..., np.ndarray]:
+        encoder = Encoder(options.student, options.max_length, options.seed)
+        return lambda texts: encoder.vectors(texts)[:, 0]
+
+    found = diagnose(options, vectors)
+    for name, part in found.parts.items():
+        write_rows(room.folder / f"{name}.jsonl", part.examples)
+    write_json(room.folder / "diagnosis.json", found.facts)
+    return Outcome(found.facts)
+
+
+def _copy(source: Path, target: Path) -> None:
+    import shutil
+
+    for file in source.iterdir():
+        if file.is_file():
+            shutil.copyfile(file, target / file.name)

@@ -1,0 +1,108 @@
+"""Options of ``easynlp land``; docstrings are the help of their flags."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from easynlp.config import ONCE, Count, DataOptions, NotNegative, Positive, Precision, Steps
+from easynlp.errors import ConfigError
+from easynlp.options import Range
+from easynlp.tasks.labels import Pooling
+
+__all__ = ["LandOptions", "parse_size"]
+
+UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
+SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmg]?)b?", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LandOptions(DataOptions):
+    """Options of ``easynlp land``: a small served model from few labels, and its report."""
+
+    train: str
+    """Labelled data; a handful a label will do."""
+    output: str
+    """Folder of everything: stages, report.html, report.json, and the model to serve in model/."""
+    dev: str | None = None
+    """Labelled data that everything is chosen on; without it part of --train is split off."""
+    test: str | None = None
+    """Labelled data for the report's figures, looked at once; never used to choose anything."""
+    unlabeled: str | None = None
+    """Unlabelled texts of the same kind, which the teacher labels for the student."""
+    teacher: str | None = None
+    """What teaches: a model (folder, hub id), or the folder of a finished run. Without it the
+    student is its own teacher."""
+    student: str = "tiny-zh"
+    """What is to be served: tiny-zh (built in), a local folder, or a hub id."""
+    target_size: str | None = None
+    """Largest model file wanted, e.g. 4MB; the report says whether it was reached."""
+    max_drop: NotNegative = 1.0
+    """Points of dev accuracy a stage may cost; one that costs more is dropped."""
+    skip: tuple[str, ...] = ()
+    """Stages to leave out, e.g. curve,latency."""
+    leaks: Literal["drop", "warn", "error"] = "drop"
+    """What becomes of rows whose text stands in a split they must not know (test in dev; either in
+    train): dropped, kept with a warning, or an error. From the unlabelled text they always go."""
+    overwrite: bool = field(default=False, metadata=ONCE)
+    """Delete what is in the output folder first."""
+    resume: bool = field(default=False, metadata=ONCE)
+    """Go on in the output folder; only stages whose options or inputs changed run again."""
+
+    ways: tuple[str, ...] = ()
+    """Ways the teacher may learn, as for easynlp fewshot; by default all that can be had."""
+    pattern: tuple[str, ...] = ()
+    """A prompt's pattern for the teacher, such as "{text}。总之很[MASK]。"; each is tried."""
+    words: str = ""
+    """Words of each label for the prompts, "好评=好;差评=差"; by default the labels' names."""
+    teacher_lrs: tuple[Positive, ...] = (1e-4, 3e-4)
+    """Peak learning rates every way of the teacher is tried with."""
+    teacher_steps: Count = 100
+    """Optimizer steps of each try of the teacher."""
+    student_lrs: tuple[Positive, ...] = (1e-4, 3e-4)
+    """Peak learning rates the student is tried with, taught and untaught alike."""
+    student_steps: Count = 300
+    """Optimizer steps of each try of the student, taught and untaught alike."""
+    evaluations: Count = 10
+    """Looks at dev in each try."""
+    batch_size: Count = 32
+    """Rows of one optimizer step."""
+    pool_rows: Count = 20_000
+    """Most unlabelled texts to learn from."""
+    max_length: Annotated[int, Range(8)] = 128
+    """Most tokens of a text."""
+    pooling: Pooling = "auto"
+    """What the heads read: the first token, or the mean of all; see train text_classify."""
+    timed: Count = 200
+    """Texts that are timed."""
+    precision: Precision = "auto"
+    """Number format; auto takes bf16 where the hardware multiplies it natively."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:1."""
+    threads: Steps = 0
+    """CPU threads of training; 0: as torch decides. Times are always of one thread."""
+    seed: Steps = 42
+    """Same seed, data and machine: same weights."""
+
+    def __post_init__(self) -> None:
+        """Refuse a size that is none."""
+        if self.target_size is not None:
+            parse_size(self.target_size)
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes a size such as 4MB means; units are powers of 1,000.
+
+    Raises:
+        ConfigError: If it is none.
+
+    Example:
+        >>> parse_size("4MB"), parse_size("1.5 k"), parse_size("800")
+        (4000000, 1500, 800)
+    """
+    found = SIZE.fullmatch(text.strip())
+    size = float(found[1]) * UNITS[found[2].lower()] if found else 0.0
+    if size < 1:
+        raise ConfigError(f'--target-size "{text}" is no size; write e.g. 4MB or 800k')
+    return int(size)
