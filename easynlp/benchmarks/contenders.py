@@ -19,6 +19,7 @@ given to answer have no labels. Names:
   neighbours and centroids of the same vectors (`easynlp.benchmarks.vectors`);
 - ``self-training@MODEL``, ``committee@MODEL`` (`easynlp.benchmarks.taught`) and ``ipet@MODEL``
   (`easynlp.benchmarks.generations`): over the task's unlabelled text;
+- ``vote:members=WAY+WAY``: several answer together (`easynlp.benchmarks.vote`);
 - ``package.module:Name``: your own, called with its name and the budget.
 """
 
@@ -90,6 +91,7 @@ OVER_TEXT: dict[str, str] = {
     "self-training": "easynlp.benchmarks.taught:Taught",
     "committee": "easynlp.benchmarks.taught:Taught",
     "ipet": "easynlp.benchmarks.generations:Generations",
+    "vote": "easynlp.benchmarks.vote:Vote",
 }
 """Contenders with options of their own, over vectors or unlabelled text."""
 PUBLISHED_BUDGET = Budget(
@@ -124,7 +126,7 @@ def find(name: str, budget: Budget, model: str = "tiny-zh") -> Contender:
 
         return find_method_contender(name, budget, model)
     kind, _, given = name.partition("@")
-    way = Name.parse(name, ("teacher", "student")).way
+    way = Name.parse(name, ("teacher", "student", "members")).way
     if way in OVER_TEXT:
         made: Any = resolve(way, OVER_TEXT, kind="contender")(name, budget, model)
         found: Contender = made

@@ -142,7 +142,8 @@ class FewclueOptions(SplitOptions):
     """Who takes part: floors (floor is the one of each task; chance, majority, tfidf-svm …),
     finetune-published (FewCLUE's 3 epochs), finetune (trained properly), lp-ft, method:NAME (a
     few-shot method), zero-shot, fuzzy-pet, probe:MODEL, knn, centroid, over unlabelled text
-    self-training, committee and ipet, or your own as package.module:Name. Behind colons options
+    self-training, committee and ipet, vote (several together), or your own as
+    package.module:Name. Behind colons options
     (method:pet:prompt=lm-bff:alpha=1e-4), behind @ another model."""
     model: str = "tiny-zh"
     """The model of contenders that name none."""

@@ -51,7 +51,7 @@ from easynlp.options import Range
 from easynlp.tasks.base import Example
 
 __all__ = ["PLACEBO_LABELS", "WAYS", "Taught", "TaughtOptions", "believed_rows", "chances",
-           "contender_of", "draw"]  # fmt: skip
+           "contender_of", "draw", "for_contender"]  # fmt: skip
 
 WAYS = ("self-training", "committee")
 PLACEBO_LABELS = "random-pseudo-labels"
@@ -134,7 +134,7 @@ class Taught:
         pool = draw(split, self.options.texts)
         teachers = [each for each in self.teachers if each.takes(split.task)]
         if not pool or not teachers:
-            learned = self.student.learn(_for(self.student, split, ()), seed, say)
+            learned = self.student.learn(for_contender(self.student, split, ()), seed, say)
             return replace(learned, chosen={**learned.chosen, "pool": 0})
         rounds: list[dict[str, Any]] = []
         answers: list[Learned] = []
@@ -142,7 +142,9 @@ class Taught:
         for number in range(1, self.options.rounds + 1):
             say(f"round {number}, teachers")
             if not (self.alone and answers):
-                learned_ = [each.learn(_for(each, split, believed), seed, say) for each in teachers]
+                learned_ = [
+                    each.learn(for_contender(each, split, believed), seed, say) for each in teachers
+                ]
                 answers = learned_ if self.alone else []
             else:
                 learned_ = answers[-1:]
@@ -150,7 +152,9 @@ class Taught:
             rounds.append(about)
             say(f"round {number}, student")
             if self.alone or number == self.options.rounds:
-                answers.append(self.student.learn(_for(self.student, split, believed), seed, say))
+                answers.append(
+                    self.student.learn(for_contender(self.student, split, believed), seed, say)
+                )
                 rounds[-1]["dev"] = answers[-1].dev_accuracy
             if _worse_for_long(answers, self.options.patience_rounds):
                 break
@@ -204,7 +208,7 @@ def contender_of(way: str, budget: Budget, model: str) -> Contender:
     """
     name = way.replace("::", ":")
     head = re.split(r"[:@]", name)[0]
-    if head == "probe":
+    if head == "probe" and "=" not in name:
         name = "probe:" + (name.partition("@")[2] or model)
     elif head in METHODS:
         name = "method:" + name
@@ -274,7 +278,7 @@ def check_placebo(name: str, placebo: str) -> None:
         raise ConfigError(f'{name}: no placebo "{placebo}" here. Known: {PLACEBO_LABELS}')
 
 
-def _for(contender: Contender, split: Split, believed: tuple[Example, ...]) -> Split:
+def for_contender(contender: Contender, split: Split, believed: tuple[Example, ...]) -> Split:
     """Return the split as a teacher or student sees it."""
     return replace(
         split, believed=believed, unlabelled=split.unlabelled if contender.unlabelled else ()

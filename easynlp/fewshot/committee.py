@@ -22,7 +22,7 @@ import numpy as np
 
 from easynlp.errors import DataError
 
-__all__ = ["Calibration", "align", "label_shares", "vote"]
+__all__ = ["Calibration", "align", "label_shares", "pool", "pool_weights", "vote"]
 
 LEAST = 1e-6
 """Predictions have six decimals: a probability of 0 is less than that."""
@@ -135,6 +135,53 @@ def vote(members: Sequence[np.ndarray]) -> np.ndarray:
         [[0.75, 0.25]]
     """
     return _normalised(np.mean([np.log(np.maximum(each, LEAST)) for each in members], axis=0))
+
+
+def pool_weights(members: Sequence[np.ndarray], gold: np.ndarray, sweeps: int = 4) -> np.ndarray:
+    """Return the exponents with which members' product makes the right labels likeliest.
+
+    The weights of a logarithmic opinion pool (Genest & Zidek 1986), found one at a time in turn
+    (the loss is convex in them). A member whose errors another shares gets little or nothing.
+
+    Args:
+        members: Probabilities of labelled rows they did not learn from, each (rows, labels).
+        gold: The numbers of the rows' labels.
+        sweeps: Turns.
+
+    Example:
+        >>> knows = np.array([[0.8, 0.2], [0.8, 0.2], [0.3, 0.7]])
+        >>> guesses = np.array([[0.1, 0.9], [0.9, 0.1], [0.9, 0.1]])
+        >>> found = pool_weights([knows, guesses], np.array([0, 0, 1]))
+        >>> bool(found[0] > 1), float(found[1])
+        (True, 0.0)
+    """
+    logs = [np.log(np.maximum(each, LEAST)) for each in members]
+    weights = np.ones(len(members))
+    rows = np.arange(len(gold))
+    choices = np.concatenate([[0.0], POWERS])
+
+    def loss(tried: np.ndarray) -> float:
+        total = sum(w * each for w, each in zip(tried, logs, strict=True))
+        total = total - total.max(1, keepdims=True)
+        return float((np.log(np.exp(total).sum(1)) - total[rows, gold]).mean())
+
+    for _ in range(sweeps):
+        for member in range(len(members)):
+            tried = np.repeat(weights[None], len(choices), 0)
+            tried[:, member] = choices
+            weights = tried[int(np.argmin([loss(each) for each in tried]))]
+    return weights
+
+
+def pool(members: Sequence[np.ndarray], weights: np.ndarray) -> np.ndarray:
+    """Return the normalised product of members' probabilities, each to the power of its weight.
+
+    Example:
+        >>> pool([np.array([[0.5, 0.5]]), np.array([[0.9, 0.1]])], np.array([1, 1])).round(6).tolist()
+        [[0.9, 0.1]]
+    """
+    logs = [w * np.log(np.maximum(each, LEAST)) for w, each in zip(weights, members, strict=True)]
+    return _normalised(np.sum(logs, axis=0))
 
 
 def _normalised(logs: np.ndarray) -> np.ndarray:

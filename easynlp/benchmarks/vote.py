@@ -1,0 +1,112 @@
+"""``vote:members=WAY@MODEL+WAY@MODEL``: several contenders answer together.
+
+Their probabilities are multiplied, each to a power of its own; the powers are those that make dev's
+labels likeliest (`easynlp.fewshot.committee.pool_weights`). A member that answers margins, as the SVM over n-grams does, is
+given the softmax of them first. What letters a text is made of and what a model makes of its
+meaning err on different rows, so ``vote:members=probe+tfidf-svm`` is often better than both.
+Members are named as the teachers of ``committee`` are (`easynlp.benchmarks.taught`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from easynlp.benchmarks.contender import Budget, Contender, Learned
+from easynlp.benchmarks.encodings import grade, hide
+from easynlp.benchmarks.fewclue import FEWCLUE, Split, read_split_file
+from easynlp.benchmarks.names import Name, typed
+from easynlp.benchmarks.taught import contender_of, for_contender
+from easynlp.errors import ConfigError
+from easynlp.fewshot.committee import pool, pool_weights
+from easynlp.tasks.base import Example, Prediction
+
+__all__ = ["Vote", "shares_of"]
+
+
+@dataclass(frozen=True)
+class VoteOptions:
+    """Options of a vote."""
+
+    members: str = ""
+
+
+class Vote:
+    """Contenders that answer together; see the module's docstring.
+
+    Args:
+        name: As typed.
+        budget: What every member may spend.
+        model: The model of members without one.
+
+    Raises:
+        ConfigError: If there are fewer than two members, or one is none.
+    """
+
+    def __init__(self, name: str, budget: Budget, model: str) -> None:
+        options = VoteOptions(**typed(Name.parse(name, ("members",)).options, VoteOptions, name))
+        ways = [way for way in options.members.split("+") if way]
+        if len(ways) < 2:
+            raise ConfigError(f"{name}: name two or more, as in vote:members=lp-ft+tfidf-svm")
+        self.name = name
+        self.members: list[Contender] = [contender_of(way, budget, model) for way in ways]
+        self.seeded = any(each.seeded for each in self.members)
+        self.unlabelled = any(each.unlabelled for each in self.members)
+
+    def takes(self, task: str) -> bool:
+        """Return whether rows are told apart by labels, and all members take the task."""
+        return not FEWCLUE[task].is_choice and all(each.takes(task) for each in self.members)
+
+    def identity(self) -> str:
+        """Return what decides the members."""
+        return "vote " + " ".join(each.identity() for each in self.members)
+
+    def learn(self, split: Split, seed: int, say: Callable[[str], None]) -> Learned:
+        """Let every member learn; weigh them on dev."""
+        train, dev = (read_split_file(path, split.task) for path in (split.train, split.dev))
+        names = sorted({str(each["label"]) for each in train})
+        gold = np.array([names.index(str(each["label"])) for each in dev])
+        learned = [each.learn(for_contender(each, split, ()), seed, say) for each in self.members]
+        weights = pool_weights(
+            [shares_of(each.predict(hide(dev)), names) for each in learned], gold
+        )
+
+        def predict(examples: Sequence[Example]) -> list[Prediction]:
+            votes = pool([shares_of(each.predict(examples), names) for each in learned], weights)
+            return [
+                {
+                    "label": names[row.argmax()],
+                    "scores": dict(zip(names, row.tolist(), strict=True)),
+                }
+                for row in votes
+            ]
+
+        about = [
+            {"member": member.name, "dev": each.dev_accuracy, "power": round(float(weight), 3)}
+            for member, each, weight in zip(self.members, learned, weights, strict=True)
+        ]
+        right = grade(dev, predict(hide(dev)))
+        size = sum(each.parameters for each in learned)
+        return Learned(predict, right, {"members": about}, parameters=size)
+
+
+def shares_of(found: Sequence[Prediction], names: Sequence[str]) -> np.ndarray:
+    """Return predictions' scores as probabilities, shape (rows, labels); of margins the softmax.
+
+    A label without a score was in no training row: it is as unlikely as the least likely one.
+
+    Example:
+        >>> shares_of([{"scores": {"a": 2.0, "b": -1.0}}], ["a", "b"]).round(2).tolist()
+        [[0.95, 0.05]]
+        >>> shares_of([{"scores": {"a": 0.9, "b": 0.1}}], ["a", "b"]).tolist()
+        [[0.9, 0.1]]
+    """
+    scores = np.array([[each["scores"].get(name, np.nan) for name in names] for each in found])
+    scores = np.where(np.isnan(scores), np.nanmin(scores, axis=1, keepdims=True), scores)
+    if (scores >= 0).all() and (abs(scores.sum(1) - 1) < 0.01).all():
+        return scores
+    raised = np.exp(scores - scores.max(1, keepdims=True))
+    result: np.ndarray = raised / raised.sum(1, keepdims=True)
+    return result
