@@ -76,7 +76,8 @@ class TrainConfig(DataOptions):
     test: str | None = None
     """Data to score the best checkpoint on at the end; never used to choose anything."""
     model: str = "tiny-zh"
-    """Where to start: tiny-zh (built in), a local folder, or a Hugging Face or ModelScope id."""
+    """Where to start: tiny-zh (built in), a local folder, or a Hugging Face or ModelScope id; or
+    text_cnn, bilstm or hashed_ngram, small and from random weights, e.g. bilstm:units=64."""
     overwrite: bool = field(default=False, metadata=ONCE)
     """Delete what is in the output folder first."""
     resume: bool = field(default=False, metadata=ONCE)

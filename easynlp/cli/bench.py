@@ -9,6 +9,7 @@ from pathlib import Path
 from easynlp.benchmarks.settings import (
     FewclueOptions,
     MaskedOptions,
+    MetaKdOptions,
     ModelsOptions,
     PretrainOptions,
     SpeedOptions,
@@ -21,7 +22,7 @@ from easynlp.demo.settings import DemoOptions
 from easynlp.deployment.settings import LoadTestOptions
 from easynlp.errors import GateError
 
-__all__ = ["demo", "fewclue", "masked", "models", "pretrain", "serve", "speed"]
+__all__ = ["demo", "fewclue", "masked", "metakd", "models", "pretrain", "serve", "speed"]
 
 
 def demo(tokens: Sequence[str]) -> Command:
@@ -76,6 +77,15 @@ def masked(tokens: Sequence[str]) -> Command:
         "bench masked", "Score masked-LM heads on held-out text: characters guessed, by genre.",
         (MaskedOptions,), _masked, recipe=True,
         after="Example: easynlp bench masked --models random:tiny-zh,tiny-zh --data heldout/",
+    )  # fmt: skip
+
+
+def metakd(tokens: Sequence[str]) -> Command:
+    """Make the command."""
+    return Command(
+        "bench metakd", "Score MetaKD on several domains beside plain distillation and placebos.",
+        (MetaKdOptions,), _metakd, recipe=True,
+        after="Example: easynlp bench metakd --data shopping --domains 4 --output runs/metakd",
     )  # fmt: skip
 
 
@@ -161,6 +171,17 @@ def _masked(options: MaskedOptions) -> None:
         say_json(report)
     else:
         say_table(masked_table(report))
+
+
+def _metakd(options: MetaKdOptions) -> None:
+    prepare_process(options.threads)
+    from easynlp.benchmarks.metakd import bench_metakd, metakd_table
+
+    report = bench_metakd(options)
+    if options.json:
+        say_json(report)
+    else:
+        say_table(metakd_table(report))
 
 
 def _serve(options: LoadTestOptions, output: JsonOption) -> None:

@@ -19,10 +19,15 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel
 
-import easynlp.models.ngram_bert  # noqa: F401 - tells transformers of the architecture
+import easynlp.models.light
+import easynlp.models.ngram_bert  # noqa: F401 - both tell transformers of their architectures
 from easynlp.errors import MissingExtra, ModelError, did_you_mean
 from easynlp.models.catalogue import aliases, canonical
 from easynlp.models.compact import COMPACT_KEY, is_compact, read_compact
+from easynlp.models.dropout import set_dropout
+from easynlp.models.students import STUDENTS, read_student
+from easynlp.text.hashed_ngrams import FILE as HASHED_FILE
+from easynlp.text.hashed_ngrams import HashedNgrams
 from easynlp.text.tokenizer import Tokenizer
 
 __all__ = ["BUILT_IN", "Backbone", "lacks_pooler", "set_dropout"]
@@ -31,22 +36,6 @@ log = logging.getLogger("easynlp")
 BUILT_IN = Path(__file__).with_name("builtin")
 """Folder of the models that come with the package, one folder each."""
 
-DROPOUTS = (
-    "hidden_dropout_prob",
-    "attention_probs_dropout_prob",
-    "classifier_dropout",
-    "classifier_dropout_prob",
-    "dropout",
-    "attention_dropout",
-    "embedding_dropout",
-    "mlp_dropout",
-    "seq_classif_dropout",
-    "dropout_rate",
-    "resid_pdrop",
-    "embd_pdrop",
-    "attn_pdrop",
-)
-"""Names of dropout rates in the configurations of transformers."""
 _TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
                     "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "merges.txt",
                     "vocab.json")  # fmt: skip
@@ -81,7 +70,8 @@ class Backbone:
             name: A built-in name (``tiny-zh``), a local folder, a Hugging Face id
                 (``hfl/rbt3``), one of EasyNLP's old names (``bert-base-chinese``, see
                 `easynlp.models.catalogue`), ``modelscope:org/name``, or ``random:NAME`` for the
-                shape and tokenizer of NAME with random weights.
+                shape and tokenizer of NAME with random weights. Or a small model that starts from
+                random weights, with sizes: ``bilstm:units=64`` (`easynlp.models.students`).
 
         Raises:
             ModelError: If nothing of that name can be had, the folder is damaged or its weights
@@ -92,6 +82,9 @@ class Backbone:
             'bert'
         """
         random = name.startswith("random:")
+        if (student := read_student(name.removeprefix("random:"))) is not None:
+            shape, tokenizer = student.make()
+            return cls(name, shape, tokenizer)
         wanted = _by_its_own_name(name.removeprefix("random:"))
         folder = _find(wanted)
         try:
@@ -199,6 +192,8 @@ class Backbone:
     def save_tokenizer(self, folder: Path) -> None:
         """Write the tokenizer into a model folder so that we and stock transformers read it."""
         self.tokenizer.save(folder)
+        if isinstance(self.tokenizer, HashedNgrams):  # stock transformers has nothing like it
+            return
         if self.home is not None:
             for name in _TOKENIZER_FILES:
                 if (self.home / name).is_file():
@@ -225,13 +220,6 @@ def lacks_pooler(gaps: Sequence[str]) -> bool:
         True
     """
     return any("pooler." in name for name in gaps)
-
-
-def set_dropout(config: Any, rate: float) -> None:
-    """Set all dropouts of a configuration, under whichever names it has them."""
-    for name in DROPOUTS:
-        if getattr(config, name, None) is not None:
-            setattr(config, name, rate)
 
 
 def check_weights(folder: Path) -> None:
@@ -265,7 +253,7 @@ def check_weights(folder: Path) -> None:
 
 
 def _tokenizer(folder: Path) -> Tokenizer:
-    if (folder / "tokenizer.json").is_file():
+    if any((folder / name).is_file() for name in ("tokenizer.json", HASHED_FILE)):
         return Tokenizer.load(folder)
     try:  # older folders: vocab.txt or a sentencepiece model
         slow = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -302,6 +290,7 @@ def _find(name: str) -> Path:
     if name.startswith("modelscope:"):
         return _from_modelscope(name.removeprefix("modelscope:"))
     built_in = sorted(p.name for p in BUILT_IN.iterdir() if p.is_dir()) if BUILT_IN.is_dir() else []
+    built_in += STUDENTS
     if not _is_hub_id(name):
         raise ModelError(
             f'no model "{name}": neither a built-in one ({", ".join(built_in)}), nor a local '

@@ -14,6 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from easynlp.models.students import STUDENTS
+
 __all__ = ["FAMILIES", "Entry", "aliases", "canonical", "catalogue", "find_entries", "find_entry"]
 
 TABLE = Path(__file__).with_name("catalogue.json")
@@ -27,6 +29,7 @@ FAMILIES = {
     "causal": "decoder",
     "seq2seq": "encoder and decoder",
     "image-text": "an image and a text encoder",
+    "scratch": "small, from random weights: its sizes stand in the name",
 }
 """Kinds of models, and what they were trained for."""
 
@@ -84,7 +87,7 @@ def catalogue() -> tuple[Entry, ...]:
     """Return all models: the built-in ones first, then the table's in its order."""
     table = json.loads(TABLE.read_text(encoding="utf-8"))
     listed = [Entry(**{**row, "aliases": tuple(row.get("aliases", ()))}) for row in table]
-    return (*_built_in(), *listed)
+    return (*_built_in(), *_students(), *listed)
 
 
 def find_entries(text: str = "") -> list[Entry]:
@@ -136,6 +139,15 @@ def _built_in() -> Iterator[Entry]:
             note="comes with the package",
             built_in=True,
         )
+
+
+def _students() -> Iterator[Entry]:
+    for name, sizes in STUDENTS.items():
+        options = ",".join(f"{key}={value}" for key, value in vars(sizes()).items())
+        yield Entry(
+            name=name, kind="scratch", licence="Apache-2.0", built_in=True,
+            note=f"from random weights, to be taught: {name}:{options}",
+        )  # fmt: skip
 
 
 def _parameters(folder: Path) -> float | None:

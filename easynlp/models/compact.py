@@ -25,8 +25,7 @@ from safetensors.torch import save_file
 
 from easynlp.atomic import write_folder
 from easynlp.errors import ModelError
-from easynlp.models import ngram_bert
-from easynlp.models.ngram_bert import NgramBertConfig
+from easynlp.models import light, ngram_bert
 
 __all__ = ["COMPACT_FILE", "COMPACT_KEY", "Matrices", "is_compact", "quantize_rows",
            "read_compact", "save_compact", "stored_layer", "stored_state", "unpack"]  # fmt: skip
@@ -34,6 +33,11 @@ __all__ = ["COMPACT_FILE", "COMPACT_KEY", "Matrices", "is_compact", "quantize_ro
 COMPACT_KEY, COMPACT_VALUE = "easynlp_weights", "int8-rows"
 COMPACT_FILE = "weights-int8.safetensors"
 SCALE = ".scale"
+_OWN_CODE = {
+    "ngram_bert": ngram_bert.__file__,
+    **dict.fromkeys(("text_cnn", "bilstm", "hashed_ngram"), light.__file__),
+}
+"""Architectures of ours, and the file that transformers without easynlp reads them from."""
 
 Matrices = Literal["all", "embeddings"]
 
@@ -223,8 +227,8 @@ def unpack(source: Path, folder: Path) -> Path:
 def _add_code(folder: Path) -> None:
     """Put an architecture of our own beside its weights, where transformers looks for it."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if config.get("model_type") == NgramBertConfig.model_type:
-        shutil.copyfile(ngram_bert.__file__, folder / Path(ngram_bert.__file__).name)
+    if (code := _OWN_CODE.get(config.get("model_type"))) is not None:
+        shutil.copyfile(code, folder / Path(code).name)
 
 
 def _check_free(folder: Path) -> None:

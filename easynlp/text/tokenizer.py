@@ -64,13 +64,17 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: str | Path) -> Tokenizer:
-        """Read ``tokenizer.json`` of a model folder.
+        """Read ``tokenizer.json`` of a model folder, or how it hashes n-grams.
 
         Raises:
             ModelError: If the file is missing or is not a tokenizer.
         """
         path = Path(folder) / "tokenizer.json"
         if not path.is_file():
+            from easynlp.text import hashed_ngrams
+
+            if (Path(folder) / hashed_ngrams.FILE).is_file():
+                return hashed_ngrams.HashedNgrams.load(folder)
             raise ModelError(f"{folder} has no tokenizer.json: not a model folder?")
         try:
             return cls(Backend.from_file(str(path)))
