@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "fewshot": ("easynlp.cli.train:fewshot", "Find the best way to learn from few labels."),
     "evaluate": ("easynlp.cli.use:evaluate", "Score a run on labelled data."),
     "predict": ("easynlp.cli.use:predict", "Predict a file of any size."),
+    "calibrate": ("easynlp.cli.deploy:calibrate", "Make scores mean what they say."),
     "export": ("easynlp.cli.deploy:export", "Turn a run into ONNX, fp32 or int8, and check it."),
     "serve": ("easynlp.cli.deploy:serve", "Serve a run over HTTP."),
     "inspect": ("easynlp.cli.use:inspect", "Show what is in a run folder or a data file."),

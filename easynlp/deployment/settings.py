@@ -5,14 +5,28 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
+from easynlp.config import DataOptions
 from easynlp.errors import ConfigError
 from easynlp.options import Range
 from easynlp.pipeline import Backend
 
-__all__ = ["ExportOptions", "LoadTestOptions", "ServeOptions"]
+__all__ = ["CalibrateOptions", "ExportOptions", "LoadTestOptions", "ServeOptions"]
 
 Count = Annotated[int, Range(1)]
 Seconds = Annotated[float, Range(0)]
+Precision = Annotated[float, Range(0, 1, above=True)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrateOptions(DataOptions):
+    """Options of ``easynlp calibrate``."""
+
+    run: str
+    """Run folder: its weights and its export are calibrated each by itself; or an export alone."""
+    dev: str | None = None
+    """Labelled data that was not trained on; by default the dev data of the run."""
+    abstain_precision: Precision | None = None
+    """Find the least score from which on so large a share of the answers is right, e.g. 0.95."""
 
 
 @dataclass(frozen=True, kw_only=True)
