@@ -64,8 +64,9 @@ def _export(options: ExportOptions, output: JsonOption) -> None:
     from easynlp.deployment.export import export as run_export
 
     report = run_export(
-        options.run, int8=options.int8, output=options.output, texts=options.texts,
-        force=options.force,
+        options.run, int8=options.int8, format=options.format, output=options.output,
+        texts=options.texts, max_drop=options.max_drop,
+        abstain_precision=options.abstain_precision, force=options.force,
     )  # fmt: skip
     say_facts(asdict(report), as_json=output.json)
 

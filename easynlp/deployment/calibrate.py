@@ -82,8 +82,8 @@ def calibrate(
             )
         found[str(home)] = fit_calibration(pipeline, examples, abstain_precision)
         log.info("%s (%s): %s", home, pipeline.model.backend, describe(found[str(home)]))
-    for home, calibration in found.items():
-        save_meta(home, read_meta(home) | {"calibration": calibration.as_dict()})
+    for place, calibration in found.items():
+        save_meta(place, read_meta(place) | {"calibration": calibration.as_dict()})
     return found
 
 
@@ -170,7 +170,8 @@ def _label(value: Any) -> str:
 def _scores(logits: np.ndarray) -> np.ndarray:
     """Return the scores of the answers, rounded as `decode` gives them."""
     exps = np.exp(logits - logits.max(-1, keepdims=True))
-    return np.round((exps / exps.sum(-1, keepdims=True)).max(-1), 6)
+    found: np.ndarray = np.round((exps / exps.sum(-1, keepdims=True)).max(-1), 6)
+    return found
 
 
 def _abstain(scores: np.ndarray, right: np.ndarray, precision: float) -> Abstention:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from easynlp.config import DataOptions
+from easynlp.deployment.package import Format
 from easynlp.errors import ConfigError
 from easynlp.options import Range
 from easynlp.pipeline import Backend
@@ -38,9 +39,17 @@ class ExportOptions:
     int8: bool = False
     """Quantize to int8: a quarter of the size and, on most CPUs, two to three times the speed."""
     output: str | None = None
-    """Folder to write; by default onnx/ in the run folder."""
+    """Folder to write; by default one called as the format in the run folder."""
+    format: Format = "onnx"
+    """onnx: a folder to predict with and serve; triton: a model repository for Triton Inference
+    Server; docker: what an image of easynlp serve is built from."""
     texts: str | None = None
     """File of real texts to check the export on; by default the run's dev or train data."""
+    max_drop: Annotated[float, Range(0, 100)] = 0.5
+    """Points of the dev score int8 may cost; beyond, more careful ways of int8 are tried."""
+    abstain_precision: Precision | None = None
+    """Calibrate the export on the texts, which need labels, and find the least score from which on
+    so large a share of the answers is right; by default it takes over the run's calibration."""
     force: bool = False
     """Keep an export that fails its check; export.json then says that it failed."""
 
