@@ -206,11 +206,11 @@ def predict(
     return counts if least is None else {**counts, "abstained": abstained}
 
 
-def serve(run: str | Path, **options: Any) -> None:
-    """Serve a run over HTTP until SIGINT or SIGTERM.
+def serve(run: str | Path | Mapping[str, str | Path], **options: Any) -> None:
+    """Serve one run or several over HTTP until SIGINT or SIGTERM.
 
     Args:
-        run: Run folder, or the onnx folder of an exported one.
+        run: Run folder, or the onnx folder of an exported one; or several by name.
         **options: Fields of `easynlp.deployment.settings.ServeOptions`, e.g. ``port=8080``.
 
     Example:
@@ -218,7 +218,8 @@ def serve(run: str | Path, **options: Any) -> None:
     """
     from easynlp.deployment.server import serve as run_server
 
-    run_server(_options(ServeOptions, {"run": str(run), **options}))
+    named = [f"{k}={v}" for k, v in run.items()] if isinstance(run, Mapping) else [str(run)]
+    run_server(_options(ServeOptions, {"run": named, **options}))
 
 
 def inspect(

@@ -43,9 +43,9 @@ def export(tokens: Sequence[str]) -> Command:
 def serve(tokens: Sequence[str]) -> Command:
     """Make the command."""
     return Command(
-        "serve", "Serve a run over HTTP: /predict, /healthz, /readyz, /metrics, /docs.",
+        "serve", "Serve runs over HTTP: /predict, /v2, /healthz, /readyz, /metrics, /docs.",
         (ServeOptions,), _serve, positional=("run",), recipe=True,
-        after="Example: easynlp serve runs/x --port 8000",
+        after="Examples: easynlp serve runs/x --port 8000; easynlp serve a=runs/a b=runs/b",
     )  # fmt: skip
 
 

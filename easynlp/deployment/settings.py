@@ -58,8 +58,8 @@ class ExportOptions:
 class ServeOptions:
     """Options of ``easynlp serve``."""
 
-    run: str
-    """Run folder, or the onnx folder of an exported one."""
+    run: tuple[str, ...]
+    """Run folder, or the onnx folder of an exported one; several as NAME=FOLDER NAME=FOLDER."""
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 for all, then set an API key."""
     port: Annotated[int, Range(0, 65535)] = 8000
@@ -92,6 +92,9 @@ class ServeOptions:
     """File whose first line is the API key clients must send."""
     api_key_env: str = "EASYNLP_API_KEY"
     """Environment variable that holds the API key, if there is no file."""
+    abstain: bool = False
+    """Give no label (null) below the threshold that easynlp calibrate found; a request can ask for
+    the same, or for a threshold of its own."""
     access_log: bool = False
     """Log a line of JSON a request (never its text)."""
 
@@ -115,6 +118,11 @@ class LoadTestOptions:
     """Length of a round."""
     texts: str | None = None
     """File of texts to ask about; by default the run's dev or train data, or made-up texts."""
+    peer: bool = False
+    """Compare with the same server running one request at a time, in turns, at saturation; then
+    overload it, and measure at half its load. Takes a run folder, and the most of --clients."""
+    backend: Backend = "auto"
+    """What computes, with --peer; auto takes the first of int8, onnx and torch that is there."""
     remote: bool = False
     """Allow a server that is not on this machine."""
     api_key_env: str = "EASYNLP_API_KEY"
