@@ -183,11 +183,12 @@ async def overload(port: int, requests: Sequence[bytes], clients: int, seconds: 
     """
     numbers = itertools.count()
     found = dict.fromkeys(("sent", "answered", "refused", "failed", "unanswered", "surplus"), 0)
+    connections = [await asyncio.open_connection(HOST, port) for _ in range(clients)]
     end = time.perf_counter() + seconds
 
     async def client(start: int) -> None:
         source = itertools.cycle(requests[start % len(requests) :])
-        reader, writer = await asyncio.open_connection(HOST, port)
+        reader, writer = connections[start]
         while time.perf_counter() < end:
             name = b"n-%d" % next(numbers)
             first, rest = next(source).split(b"\r\n", 1)
