@@ -125,8 +125,9 @@ def export(
             the training data) the run was made with, if it is still where it was.
         max_drop: Points of the dev score that int8 may cost.
         abstain_precision: Calibrate the export on these rows, which must have labels, with a
-            threshold as `easynlp.deployment.calibrate.calibrate` finds it. Without it an export
-            takes over the run's calibration, if there is one.
+            threshold as `easynlp.deployment.calibrate.calibrate` finds it. Without it the export
+            of a calibrated run is calibrated again for the same precision, if rows have labels,
+            and else takes over the run's calibration.
         force: Keep an export that fails its check.
 
     Raises:
@@ -320,20 +321,31 @@ class _Job:
         return None
 
     def _calibration(self, path: Path) -> dict[str, Any]:
-        """Return the export's own calibration, if one was asked for."""
-        if self.abstain_precision is None:
+        """Return the export's own calibration, if one was asked for or the run has one.
+
+        int8 moves logits, and with them the best temperature; the run's is taken over as it is
+        only where there are no labelled rows to fit another.
+        """
+        earlier = self.pipeline.calibration
+        if self.abstain_precision is None and earlier is None:
             return {}
         from easynlp.deployment.calibrate import describe, fit_calibration
 
         targets = {field.name for field in self.pipeline.task.fields if field.target}
         labelled = [each for each in self.examples if targets <= each.keys()]
+        if not labelled and self.abstain_precision is None:
+            log.warning("the run's calibration is taken over: no labelled rows to fit the export's")
+            return {}
         if not labelled:
             raise GateError(
                 "--abstain-precision needs labelled rows: name some with --texts FILE. Nothing was "
                 "written"
             )
         exported = Pipeline(self.pipeline.task, OnnxModel(path))
-        found = fit_calibration(exported, labelled, self.abstain_precision)
+        precision = self.abstain_precision
+        if precision is None and earlier is not None and earlier.abstention is not None:
+            precision = earlier.abstention.precision
+        found = fit_calibration(exported, labelled, precision)
         log.info("%s", describe(found))
         return {"calibration": found.as_dict()}
 

@@ -49,7 +49,7 @@ class ExportOptions:
     """Points of the dev score int8 may cost; beyond, more careful ways of int8 are tried."""
     abstain_precision: Precision | None = None
     """Calibrate the export on the texts, which need labels, and find the least score from which on
-    so large a share of the answers is right; by default it takes over the run's calibration."""
+    so large a share of the answers is right; by default as for the run, if that is calibrated."""
     force: bool = False
     """Keep an export that fails its check; export.json then says that it failed."""
 

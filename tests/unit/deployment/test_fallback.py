@@ -139,9 +139,13 @@ def test_an_export_takes_over_the_calibration_or_has_its_own(run, tmp_path, monk
         "ece_after": 0.05, "abstention": None,
     }  # fmt: skip
     save_meta(folder, read_meta(folder) | {"calibration": said})
-    export(folder)
+    export(folder, texts=tiny.TEXTS)
     exported = Pipeline.load(folder, "onnx")
     assert exported.task.temperature == 1.5
+    export(folder)
+    again = Pipeline.load(folder, "onnx").calibration
+    assert again is not None
+    assert (again.rows, again.abstention) == (80, None)
     export(folder, abstain_precision=0.9)
     own = Pipeline.load(folder, "onnx").calibration
     assert own is not None
