@@ -149,6 +149,8 @@ def predict(
     batch_size: int = 32,
     threads: int = 1,
     overwrite: bool = False,
+    threshold: float | None = None,
+    abstain: bool = False,
     **reading: Unpack[Reading],
 ) -> dict[str, int]:
     """Predict a file of any size in constant memory.
@@ -165,14 +167,19 @@ def predict(
         batch_size: Texts computed together; makes no difference to the answers.
         threads: CPU threads of an exported model.
         overwrite: Replace an output that exists.
+        threshold: Least score of a label that is given, see `Pipeline.predict`.
+        abstain: Take the threshold that ``easynlp calibrate`` found.
         **reading: ``encoding``, ``schema``, ``header`` and ``format`` of the input.
 
     Returns:
-        Counts: ``rows`` written, and of these ``truncated``.
+        Counts: ``rows`` written, and of these ``truncated`` and, where a threshold is set,
+        ``abstained``.
     """
     if str(output) != STDIN and not overwrite:
         refuse_existing(str(output))
     pipeline = load(run, backend, threads)
+    least = pipeline.least_score(threshold, abstain)
+    abstained = 0
     found = read_examples(
         str(input), pipeline.task.fields, chosen=columns, preferred=pipeline.meta.get("columns"),
         with_targets=False, on_empty="keep", **reading,
@@ -185,23 +192,25 @@ def predict(
             yield example
 
     try:
-        predictions: Iterator[Prediction] = pipeline.stream(examples(), batch_size)
+        predictions: Iterator[Prediction] = pipeline.stream(examples(), batch_size, threshold=least)
         first = next(predictions)  # says how the answer's columns are called
         layout = Layout.of(found.header, list(first))
         with open_writer(str(output), layout.columns, overwrite=overwrite) as out:
             for prediction in chain([first], predictions):
+                abstained += least is not None and prediction["label"] is None
                 out.write(layout.merge(waiting.popleft()[0].values, prediction))
     except DataError as error:
         encode_rows(pipeline.task, list(waiting))  # raises at the row's line
         raise _in_file(error, input) from error
-    return {"rows": pipeline.counts.rows, "truncated": pipeline.counts.truncated}
+    counts = {"rows": pipeline.counts.rows, "truncated": pipeline.counts.truncated}
+    return counts if least is None else {**counts, "abstained": abstained}
 
 
-def serve(run: str | Path, **options: Any) -> None:
-    """Serve a run over HTTP until SIGINT or SIGTERM.
+def serve(run: str | Path | Mapping[str, str | Path], **options: Any) -> None:
+    """Serve one run or several over HTTP until SIGINT or SIGTERM.
 
     Args:
-        run: Run folder, or the onnx folder of an exported one.
+        run: Run folder, or the onnx folder of an exported one; or several by name.
         **options: Fields of `easynlp.deployment.settings.ServeOptions`, e.g. ``port=8080``.
 
     Example:
@@ -209,7 +218,8 @@ def serve(run: str | Path, **options: Any) -> None:
     """
     from easynlp.deployment.server import serve as run_server
 
-    run_server(_options(ServeOptions, {"run": str(run), **options}))
+    named = [f"{k}={v}" for k, v in run.items()] if isinstance(run, Mapping) else [str(run)]
+    run_server(_options(ServeOptions, {"run": named, **options}))
 
 
 def inspect(

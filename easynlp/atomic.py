@@ -49,7 +49,10 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
         fill(temporary)
-        for file in temporary.iterdir():
+        for file in temporary.rglob("*"):
+            if file.is_dir():
+                file.chmod(0o755)
+                continue
             file.chmod(0o644)  # safetensors writes for the owner only
             with file.open("rb") as handle:
                 os.fsync(handle.fileno())

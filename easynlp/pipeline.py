@@ -8,8 +8,6 @@ which is complete in itself and needs no torch. `Pipeline.load` takes either.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import hashlib
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,15 +17,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from easynlp.atomic import write_json
+from easynlp.calibration import Calibration, least_score, withhold
 from easynlp.errors import ConfigError, DataError, ModelError
-from easynlp.extras import versions
+from easynlp.meta import META, fingerprint, make_meta, read_meta, save_meta
 from easynlp.models.runtime import Model, OnnxModel, TorchModel
-from easynlp.tasks import TASKS, find_task
-from easynlp.tasks.base import Batch, Example, Features, Prediction, Task
+from easynlp.tasks import find_task
+from easynlp.tasks.base import Batch, Example, Features, OneLabel, Prediction, Task
 from easynlp.text.tokenizer import Tokenizer
 
 __all__ = [
+    "META",
     "Backend",
     "Counts",
     "Item",
@@ -38,8 +37,6 @@ __all__ = [
     "save_meta",
 ]
 
-FORMAT = 1
-META = "easynlp.json"
 MODELS = {"int8": "model.int8.onnx", "onnx": "model.onnx"}
 """Backend names to the model files of an exported folder, in order of preference."""
 WINDOW = 32
@@ -78,6 +75,9 @@ class Pipeline:
     def __init__(self, task: Task, model: Model, meta: Mapping[str, Any] | None = None) -> None:
         self.task, self.model = task, model
         self.meta: dict[str, Any] = dict(meta or {})
+        self.calibration = Calibration.from_dict(self.meta.get("calibration"))
+        if self.calibration is not None and isinstance(task, OneLabel):
+            task.temperature = self.calibration.temperature
         self.counts = Counts()
         self._inputs = tuple(field.name for field in task.fields if not field.target)
         self._targets = frozenset(field.name for field in task.fields if field.target)
@@ -118,7 +118,14 @@ class Pipeline:
         )
         return cls(task, model, meta)
 
-    def predict(self, items: Sequence[Item], batch_size: int = 32) -> list[Prediction]:
+    def predict(
+        self,
+        items: Sequence[Item],
+        batch_size: int = 32,
+        *,
+        threshold: float | None = None,
+        abstain: bool = False,
+    ) -> list[Prediction]:
         """Predict texts, pairs or examples; answers come in the order of the questions.
 
         Rows of similar length are run together. Targets an example may hold are not looked at.
@@ -126,8 +133,12 @@ class Pipeline:
         Args:
             items: Texts, ``(text, text_b)`` tuples, or mappings with the task's fields.
             batch_size: Most rows of one call of the model; makes no difference to the answers.
+            threshold: Least score of a label that is given; below it ``label`` is None, and the
+                scores are there all the same.
+            abstain: Take the threshold that ``easynlp calibrate`` found.
 
         Raises:
+            ConfigError: If there is no such threshold, or the task gives no single label.
             DataError: If an item is empty or of a wrong type; says which, counted from 0.
 
         Example:
@@ -136,21 +147,40 @@ class Pipeline:
         """
         if isinstance(items, str):
             raise DataError("predict takes a list of texts, not one text", hint='["..."]')
-        return list(self.stream(items, batch_size))
+        return list(self.stream(items, batch_size, threshold=threshold, abstain=abstain))
 
-    def stream(self, items: Iterable[Item], batch_size: int = 32) -> Iterator[Prediction]:
+    def stream(
+        self,
+        items: Iterable[Item],
+        batch_size: int = 32,
+        *,
+        threshold: float | None = None,
+        abstain: bool = False,
+    ) -> Iterator[Prediction]:
         """Predict without end in constant memory: lazy, a window of rows ahead of the answers.
 
         Args:
             items: As for `predict`; read as answers are taken, `WINDOW` batches at a time.
             batch_size: Most rows of one call of the model.
+            threshold: As for `predict`.
+            abstain: As for `predict`.
 
         Yields:
             One prediction an item, in order.
         """
         if batch_size < 1:
             raise ConfigError(f"batch_size must be 1 or more, not {batch_size}")
-        return self._stream(items, batch_size, self.example)
+        least = self.least_score(threshold, abstain)
+        found = self._stream(items, batch_size, self.example)
+        return found if least is None else (withhold(each, least) for each in found)
+
+    def least_score(self, threshold: float | None = None, abstain: bool = False) -> float | None:
+        """Return the score below which no label is given: as asked, as calibrated, or None.
+
+        Raises:
+            ConfigError: See `predict`.
+        """
+        return least_score(self.task, self.calibration, threshold, abstain)
 
     def evaluate(self, examples: Iterable[Example], batch_size: int = 32) -> dict[str, float]:
         """Predict examples and compare with their targets.
@@ -273,56 +303,6 @@ class Pipeline:
             batch.append(i)
         if batch:
             yield batch
-
-
-def make_meta(task: Task, **about: Any) -> dict[str, Any]:
-    """Return what ``easynlp.json`` says of a task.
-
-    Args:
-        task: The trained task.
-        **about: More to remember: ``columns``, ``base_model``, ``dev`` …
-    """
-    name = task.name
-    if name not in TASKS or find_task(name) is not type(task):
-        name = f"{type(task).__module__}:{type(task).__qualname__}"
-    config = dataclasses.asdict(task.config)
-    return {"format": FORMAT, "task": name, "config": config, **about, "versions": versions()}
-
-
-def save_meta(folder: str | Path, meta: Mapping[str, Any]) -> None:
-    """Write ``easynlp.json`` into a folder."""
-    write_json(Path(folder) / META, meta)
-
-
-def read_meta(folder: str | Path) -> dict[str, Any]:
-    """Read ``easynlp.json`` of a folder.
-
-    Raises:
-        ModelError: If the folder or the file is missing, damaged, or of a newer easynlp.
-    """
-    path = Path(folder) / META
-    if not path.parent.is_dir():
-        raise ModelError(f"there is no folder {folder}")
-    if not path.is_file():
-        raise ModelError(f"{folder} is not a run: it has no {META}")
-    try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read: {error}") from error
-    if not isinstance(meta, dict) or not {"format", "task", "config"} <= meta.keys():
-        raise ModelError(f"{path} does not describe a run (format, task and config are wanted)")
-    if meta["format"] != FORMAT:
-        raise ModelError(
-            f"{path} has format {meta['format']!r}; this easynlp reads format {FORMAT}. "
-            "Install the version that wrote it: " + json.dumps(meta.get("versions", {}))
-        )
-    return meta
-
-
-def fingerprint(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _find_exported(folder: Path, backend: Backend) -> Path | None:

@@ -185,9 +185,14 @@ def _metakd(options: MetaKdOptions) -> None:
 
 
 def _serve(options: LoadTestOptions, output: JsonOption) -> None:
+    given = vars(options).copy()
+    given.pop("backend")
+    if given.pop("peer"):
+        _compare(options, output)
+        return
     from easynlp.deployment.loadtest import loadtest
 
-    rounds = [asdict(each) for each in loadtest(**vars(options))]
+    rounds = [asdict(each) for each in loadtest(**given)]
     if output.json:
         say_json(rounds)
     else:
@@ -195,3 +200,19 @@ def _serve(options: LoadTestOptions, output: JsonOption) -> None:
     lost = sum(each["lost"] + each["errors"] for each in rounds)
     if lost:
         raise GateError(f"{lost} requests were lost or failed")
+
+
+def _compare(options: LoadTestOptions, output: JsonOption) -> None:
+    from easynlp.deployment.saturation import saturate
+
+    report = saturate(
+        options.target, clients=max(options.clients), seconds=options.seconds,
+        texts=options.texts, backend=options.backend,
+    )  # fmt: skip
+    if output.json:
+        say_json(asdict(report))
+    else:
+        for line in report.lines():
+            say(line)
+    if report.overload.unanswered or report.wrong:
+        raise GateError("under overload some requests did not get exactly one answer")

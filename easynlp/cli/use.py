@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from easynlp import api
 from easynlp.cli.command import Command
 from easynlp.cli.output import complain, say, say_facts, say_json, say_scores
-from easynlp.config import Count, DataOptions
+from easynlp.config import Count, DataOptions, Share
 from easynlp.data.writers import STDOUT
 from easynlp.pipeline import Backend
 
@@ -49,6 +49,10 @@ class PredictOptions(UseOptions):
     """File to write, row for row as the input: .jsonl, .csv, .tsv, also .gz and .zst."""
     overwrite: bool = False
     """Replace the output file if it exists."""
+    threshold: Share | None = None
+    """Least score of a label that is given; below it the label is empty, its scores are there."""
+    abstain: bool = False
+    """Take the threshold that easynlp calibrate found."""
     json: bool = False
     """Print the counts as one line of JSON."""
 
@@ -116,9 +120,12 @@ def _predict(options: PredictOptions) -> None:
         options.run, options.input, options.output, columns=options.columns,
         encoding=options.encoding, schema=options.schema, header=options.header,
         format=options.format, backend=options.backend, batch_size=options.batch_size,
-        threads=options.threads, overwrite=options.overwrite,
+        threads=options.threads, overwrite=options.overwrite, threshold=options.threshold,
+        abstain=options.abstain,
     )  # fmt: skip
     text = f"{counts['rows']} rows in {options.output}, {counts['truncated']} of them truncated"
+    if options.abstain or options.threshold is not None:
+        text += f", {counts['abstained']} without a label"
     if options.output == STDOUT:  # where the rows went: nothing may be mixed in
         complain(text)
     elif options.json:

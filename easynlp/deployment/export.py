@@ -7,32 +7,40 @@ import importlib.util
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from easynlp.deployment.texts import MOST_TEXTS, read_texts, recorded_examples, spread
-from easynlp.errors import ConfigError, DataError, GateError, MissingExtra, ModelError
-from easynlp.models.runtime import POSITIONS, OnnxModel, TorchModel
+from easynlp.deployment.package import Format, pack
+from easynlp.deployment.texts import (
+    MOST_TEXTS,
+    labelled_examples,
+    read_labelled,
+    read_texts,
+    recorded_examples,
+    spread,
+)
+from easynlp.deployment.trace import TOLERANCE, input_names
+from easynlp.deployment.trace import lighter as _lighter
+from easynlp.deployment.trace import trace as _trace
+from easynlp.errors import ConfigError, DataError, EasyNLPError, GateError, MissingExtra
+from easynlp.models.runtime import OnnxModel, TorchModel
 from easynlp.pipeline import MODELS, Pipeline, fingerprint, save_meta
-from easynlp.tasks.base import INPUT_NAMES, Example, Task
+from easynlp.tasks.base import Example
 from easynlp.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    import onnx
-
+    from easynlp.deployment.fallback import Attempt
     from easynlp.deployment.parity import Agreement
 
 __all__ = ["Report", "export"]
 
-OPSET = 20
-TOLERANCE = 1e-4
-"""Most an fp32 export's logits may differ from the run's."""
 AGREEMENT = 0.99
 """Least share of labels an int8 export must have in common with the run."""
-LARGEST = 1_900_000_000
-"""Bytes of weights that fit one ONNX file."""
+MAX_DROP = 0.5
+"""Points of the dev score an int8 export may lose: below the one point that `AGREEMENT` lets
+through, and half of what a compressed model is usually granted."""
 
 log = logging.getLogger("easynlp")
 
@@ -55,6 +63,13 @@ class Report:
         texts: Texts they come from.
         seconds: Time it took.
         weights: SHA-256 of the run's weights.
+        kind: What was kept: ``fp32``, ``int8``, ``int8 but N operators`` or ``int8 weights``.
+        fp32_operators: Operators left in fp32 because int8 hurts there.
+        metric: What labelled dev rows are scored by; None without labels.
+        score: The export's score on them; `run_score` is the run's.
+        drop: Points (of 100) lost; negative if won.
+        max_drop: Points that were allowed.
+        tried: Every way that was tried, with what it gave.
     """
 
     folder: str
@@ -70,32 +85,55 @@ class Report:
     texts: int
     seconds: float
     weights: str
+    kind: str = "fp32"
+    fp32_operators: list[str] = field(default_factory=list)
+    metric: str | None = None
+    score: float | None = None
+    run_score: float | None = None
+    drop: float | None = None
+    max_drop: float | None = None
+    tried: list[dict[str, Any]] = field(default_factory=list)
 
 
 def export(
     run: str | Path,
     *,
     int8: bool = False,
+    format: Format = "onnx",
     output: str | Path | None = None,
     texts: str | Path | Sequence[Any] | None = None,
+    max_drop: float = MAX_DROP,
+    abstain_precision: float | None = None,
     force: bool = False,
 ) -> Report:
     """Export a run to ONNX and check it against the run; a failed check writes nothing.
 
     fp32: logits within 1e-4 on several shapes with padding. int8: labels equal on at least 99 %
-    of up to 1000 real texts.
+    of up to 1000 real texts and, where these have labels, a score at most `max_drop` points below
+    the run's. Where plain int8 (with a scale for each output channel) fails, the operators that
+    int8 hurts most, measured one by one, are left in fp32, and at last only weights are stored as
+    int8 and computed with in fp32; the first way that passes is kept, and said.
 
     Args:
         run: Run folder with torch weights.
         int8: Quantize.
-        output: Folder to write; by default ``onnx/`` in the run folder. An earlier export there
-            is replaced.
+        format: ``onnx``; ``triton``, a model repository; or ``docker``, an image's context; see
+            `easynlp.deployment.package`.
+        output: Folder to write; by default one called as the format in the run folder. An earlier
+            export there is replaced.
         texts: Real texts: a file, or texts, pairs or examples. By default the dev data (else
             the training data) the run was made with, if it is still where it was.
+        max_drop: Points of the dev score that int8 may cost.
+        abstain_precision: Calibrate the export on these rows, which must have labels, with a
+            threshold as `easynlp.deployment.calibrate.calibrate` finds it. Without it the export
+            of a calibrated run is calibrated again for the same precision, if rows have labels,
+            and else takes over the run's calibration.
         force: Keep an export that fails its check.
 
     Raises:
-        GateError: If the check fails, or there are no texts for it, and not `force`.
+        GateError: If the check fails, or there are no texts for it, and not `force`; or no
+            threshold gives the wanted precision.
+        ConfigError: If the task does not suit the format.
         ModelError: If the run cannot be read or cannot be exported.
         MissingExtra: If torch or onnx is not installed.
         RunError: If the folder cannot be written.
@@ -110,25 +148,21 @@ def export(
     from easynlp.atomic import write_folder
 
     folder = Path(run)
-    target = Path(output) if output is not None else folder / "onnx"
+    target = Path(output) if output is not None else folder / format
     _check_target(target)
-    pipeline, tokenizer = Pipeline.load(folder, backend="torch"), Tokenizer.load(folder)
-    examples = _examples(pipeline, folder, texts)
-    if int8 and not examples and not force:
-        raise GateError(
-            "int8 must be checked on real texts and the run's own data is not where it was. "
-            "Name some with --texts FILE (or keep it unchecked with --force)"
-        )
+    job = _Job.of(folder, texts, int8, max_drop, abstain_precision, force)
     found: list[Report] = []
 
     def fill(temporary: Path) -> None:
-        made = _fill(temporary, pipeline, tokenizer, examples, int8=int8, force=force)
+        home = temporary if format == "onnx" else temporary / "model"
+        home.mkdir(exist_ok=True)
         report = dataclasses.replace(
-            made,
+            job.fill(home),
             folder=str(target),
             seconds=round(time.perf_counter() - started, 2),
             weights=fingerprint(folder / "model.safetensors"),
         )
+        pack(format, temporary, folder.resolve().name)
         written = json.dumps(dataclasses.asdict(report), ensure_ascii=False, indent=1)
         (temporary / "export.json").write_text(written + "\n", encoding="utf-8")
         found.append(report)
@@ -136,21 +170,30 @@ def export(
     write_folder(target, fill)
     report = found[0]
     log.info(
-        "exported %s: %s, %.1f MB, %.1f s", target, report.precision, report.bytes / 1e6,
-        report.seconds,
-    )  # fmt: skip
+        "exported %s: %s, %.1f MB, %.1f s", target, report.kind, report.bytes / 1e6, report.seconds
+    )
     return report
 
 
 def _examples(
     pipeline: Pipeline, run: Path, texts: str | Path | Sequence[Any] | None
 ) -> list[Example]:
+    """Return texts to check on, with their targets where all have one."""
+    task, columns = pipeline.task, pipeline.meta.get("columns")
     if texts is None:
-        return recorded_examples(run, pipeline.task)
+        labelled = labelled_examples(run, task, MOST_TEXTS)
+        return labelled or recorded_examples(run, task)
+    found: list[Example]
     if isinstance(texts, str | Path):
-        found = read_texts(str(texts), pipeline.task.fields, columns=pipeline.meta.get("columns"))
+        try:
+            found = read_labelled(str(texts), task.fields, MOST_TEXTS, preferred=columns)
+        except EasyNLPError:  # without labels, then
+            found = read_texts(str(texts), task.fields, columns=columns)
     else:
-        found = [pipeline.example(item) for item in spread(texts, MOST_TEXTS)]
+        found = [
+            item if isinstance(item, Mapping) else pipeline.example(item)
+            for item in spread(texts, MOST_TEXTS)
+        ]
     if not found:
         raise DataError("there are no texts to check on", path=str(texts))
     return found
@@ -164,186 +207,158 @@ def _check_target(target: Path) -> None:
         raise ConfigError(f"{target} is not empty and was not written by an export; not replaced")
 
 
-def _fill(
-    folder: Path,
-    pipeline: Pipeline,
-    tokenizer: Tokenizer,
-    examples: Sequence[Example],
-    *,
-    int8: bool,
-    force: bool,
-) -> Report:
-    """Write model, tokenizer and description into a folder; return the report on it."""
-    from easynlp.deployment.fuse import fuse_attention, select_early
-    from easynlp.deployment.parity import agreement, largest_difference, shape_batches
+@dataclass(frozen=True)
+class _Job:
+    """One export: what is exported, on what it is checked, and how strictly."""
 
-    eager, task = pipeline.model, pipeline.task
-    assert isinstance(eager, TorchModel)
-    inputs = _input_names(pipeline, examples)
-    log.info("tracing the model (%s) ...", ", ".join(inputs))
-    plain = folder / MODELS["onnx"]
-    longest = int(getattr(task.config, "max_length", 512))
-    batches = [*shape_batches(inputs, tokenizer.vocab_size, longest)]
+    pipeline: Pipeline
+    tokenizer: Tokenizer
+    examples: list[Example]
+    int8: bool
+    max_drop: float
+    abstain_precision: float | None
+    force: bool
 
-    def differ(path: Path) -> float:
-        return largest_difference(eager, OnnxModel(path), batches)
+    @classmethod
+    def of(
+        cls, folder: Path, texts: Any, int8: bool, max_drop: float,
+        abstain_precision: float | None, force: bool,
+    ) -> _Job:  # fmt: skip
+        pipeline = Pipeline.load(folder, backend="torch")
+        examples = _examples(pipeline, folder, texts)
+        if int8 and not examples and not force:
+            raise GateError(
+                "int8 must be checked on real texts and the run's own data is not where it was. "
+                "Name some with --texts FILE (or keep it unchecked with --force)"
+            )
+        tokenizer = Tokenizer.load(folder)
+        return cls(pipeline, tokenizer, examples, int8, max_drop, abstain_precision, force)
 
-    graph = _trace(eager, inputs)
-    graph, difference = _lighter(graph, select_early, plain, differ)
-    log.info("fp32 ONNX differs from torch by at most %.1e", difference)
-    _gate(
-        difference <= TOLERANCE, force,
-        f"the fp32 export differs from the run by {difference:.1e} (allowed: {TOLERANCE:g})",
-    )  # fmt: skip
-    passed, path, found = difference <= TOLERANCE, plain, None
-    fp32_bytes = plain.stat().st_size
-    if int8:
-        from easynlp.deployment.quantize import quantize
+    def fill(self, folder: Path) -> Report:
+        """Write model, tokenizer and description into a folder; return the report on it."""
+        from easynlp.deployment.fuse import select_early
+        from easynlp.deployment.parity import largest_difference, shape_batches
 
-        path = folder / MODELS["int8"]
-        fused = folder / "fused.onnx"
-        graph, _ = _lighter(graph, fuse_attention, fused, differ)
-        fused.unlink()
-        quantize(graph, path)
-        plain.unlink()
-        features = pipeline.encode(examples)
-        log.info("checking int8 on %d texts ...", len(examples))
-        found = agreement(task, eager, OnnxModel(path), features, examples)
-        passed = passed and found.share >= AGREEMENT
-        _report_agreement(found, force)
-    tokenizer.save(folder)
-    save_meta(folder, pipeline.meta)
-    return Report(
-        folder="", file=path.name, precision="int8" if int8 else "fp32", passed=passed,
-        bytes=path.stat().st_size, fp32_bytes=fp32_bytes, difference=difference,
-        int8_difference=found.largest_difference if found else None,
-        agreement=found.share if found and found.labels else None,
-        labels=found.labels if found else 0, texts=found.texts if found else 0,
-        seconds=0.0, weights="",
-    )  # fmt: skip
+        eager, task = self.pipeline.model, self.pipeline.task
+        assert isinstance(eager, TorchModel)
+        inputs = input_names(self.pipeline, self.examples)
+        log.info("tracing the model (%s) ...", ", ".join(inputs))
+        plain = folder / MODELS["onnx"]
+        longest = int(getattr(task.config, "max_length", 512))
+        batches = [*shape_batches(inputs, self.tokenizer.vocab_size, longest)]
 
+        def differ(path: Path) -> float:
+            return largest_difference(eager, OnnxModel(path), batches)
 
-def _report_agreement(found: Agreement, force: bool) -> None:
-    log.info(
-        "int8 agrees with the run on %d of %d labels (%.2f %%)",
-        found.equal, found.labels, 100 * found.share,
-    )  # fmt: skip
-    _gate(
-        found.share >= AGREEMENT, force,
-        f"the int8 export agrees with the run on {found.equal} of {found.labels} labels "
-        f"({100 * found.share:.2f} %; at least {100 * AGREEMENT:g} % is wanted). "
-        "Export fp32 (without --int8), or keep it all the same with --force",
-    )  # fmt: skip
-
-
-def _gate(passed: bool, force: bool, message: str) -> None:
-    if passed:
-        return
-    if not force:
-        raise GateError(message + ". Nothing was written")
-    log.warning("kept by --force: %s", message)
-
-
-def _input_names(pipeline: Pipeline, examples: Sequence[Example]) -> tuple[str, ...]:
-    """Return the inputs to give the exported model: those the task makes and the model takes."""
-    sample = [*examples[:1]] or [_sample(pipeline.task)]
-    batch = pipeline.task.collate(pipeline.encode(sample))
-    model = pipeline.model
-    assert isinstance(model, TorchModel)
-    known = (*INPUT_NAMES, POSITIONS)
-    others = set(batch) & set(model.inputs) - set(known)
-    if others:
-        raise ModelError(
-            f"{pipeline.task.name} cannot be exported: its model takes {', '.join(sorted(others))}"
+        graph, difference = _lighter(_trace(eager, inputs), select_early, plain, differ, TOLERANCE)
+        log.info("fp32 ONNX differs from torch by at most %.1e", difference)
+        self._gate(
+            difference <= TOLERANCE,
+            f"the fp32 export differs from the run by {difference:.1e} (allowed: {TOLERANCE:g})",
         )
-    return tuple(
-        name
-        for name in known
-        if name in model.inputs and (name in batch or name == "attention_mask")
-    )
+        passed, size = difference <= TOLERANCE, plain.stat().st_size
+        report = Report(
+            folder="", file=plain.name, precision="fp32", passed=passed, bytes=size,
+            fp32_bytes=size, difference=difference, int8_difference=None, agreement=None,
+            labels=0, texts=0, seconds=0.0, weights="",
+        )  # fmt: skip
+        if self.int8:
+            report = self._quantize(report, graph, folder, differ)
+        self.tokenizer.save(folder)
+        save_meta(folder, self.pipeline.meta | self._calibration(folder / report.file))
+        return report
+
+    def _quantize(self, report: Report, graph: Any, folder: Path, differ: Any) -> Report:
+        """Replace the fp32 file by the first int8 one that is good enough; fill the report in."""
+        from easynlp.deployment.fallback import attempts, choose
+        from easynlp.deployment.fuse import fuse_attention
+        from easynlp.deployment.parity import Reference
+
+        path, fused = folder / MODELS["int8"], folder / "fused.onnx"
+        graph, _ = _lighter(graph, fuse_attention, fused, differ, TOLERANCE)
+        fused.unlink()
+        (folder / report.file).unlink()
+        plain = [self.pipeline.example(each) for each in self.examples]
+        reference = Reference(
+            self.pipeline.task, self.pipeline.model, self.pipeline.encode(plain), plain,
+            gold=self.examples,
+        )  # fmt: skip
+        log.info("checking int8 on %d texts ...", len(self.examples))
+
+        def judge(file: Path) -> Any:
+            return reference.compare(OnnxModel(file))
+
+        tried = attempts(graph, folder, judge, self._reject, patient=bool(self.examples))
+        kept = choose(tried, path)
+        found = kept.agreement
+        self._gate(kept.problem is None, f"{kept.problem}{_advice(tried)}")
+        return dataclasses.replace(
+            report, file=path.name, precision="int8", kind=kept.kind,
+            passed=report.passed and kept.problem is None, bytes=path.stat().st_size,
+            int8_difference=found.largest_difference,
+            agreement=found.share if found.labels else None, labels=found.labels,
+            texts=found.texts, fp32_operators=list(kept.fp32_operators), metric=found.metric,
+            score=found.score, run_score=found.run_score, drop=found.drop,
+            max_drop=self.max_drop, tried=[each.as_dict() for each in tried],
+        )  # fmt: skip
+
+    def _reject(self, found: Agreement) -> str | None:
+        """Return what is wrong with an int8 model, or None."""
+        log.info(
+            "int8 agrees with the run on %d of %d labels (%.2f %%)%s",
+            found.equal, found.labels, 100 * found.share, found.scored,
+        )  # fmt: skip
+        if found.share < AGREEMENT:
+            return (
+                f"the int8 export agrees with the run on {found.equal} of {found.labels} labels "
+                f"({100 * found.share:.2f} %; at least {100 * AGREEMENT:g} % is wanted)"
+            )
+        if found.drop is not None and found.drop > self.max_drop:
+            return (
+                f"the int8 export loses {found.drop:.2f} points{found.scored}; at most "
+                f"--max-drop {self.max_drop:g} is allowed"
+            )
+        return None
+
+    def _calibration(self, path: Path) -> dict[str, Any]:
+        """Return the export's own calibration, if one was asked for or the run has one.
+
+        int8 moves logits, and with them the best temperature; the run's is taken over as it is
+        only where there are no labelled rows to fit another.
+        """
+        earlier = self.pipeline.calibration
+        if self.abstain_precision is None and earlier is None:
+            return {}
+        from easynlp.deployment.calibrate import describe, fit_calibration
+
+        targets = {field.name for field in self.pipeline.task.fields if field.target}
+        labelled = [each for each in self.examples if targets <= each.keys()]
+        if not labelled and self.abstain_precision is None:
+            log.warning("the run's calibration is taken over: no labelled rows to fit the export's")
+            return {}
+        if not labelled:
+            raise GateError(
+                "--abstain-precision needs labelled rows: name some with --texts FILE. Nothing was "
+                "written"
+            )
+        exported = Pipeline(self.pipeline.task, OnnxModel(path))
+        precision = self.abstain_precision
+        if precision is None and earlier is not None and earlier.abstention is not None:
+            precision = earlier.abstention.precision
+        found = fit_calibration(exported, labelled, precision)
+        log.info("%s", describe(found))
+        return {"calibration": found.as_dict()}
+
+    def _gate(self, passed: bool, message: str) -> None:
+        if passed:
+            return
+        if not self.force:
+            raise GateError(message + ". Nothing was written")
+        log.warning("kept by --force: %s", message)
 
 
-def _sample(task: Task) -> Example:
-    """Return a made-up example that a task can encode."""
-    names = [field.name for field in task.fields if not field.target]
-    needed = [field.name for field in task.fields if not field.target and field.required]
-    for fields in (names, needed):
-        example = dict.fromkeys(fields, "今天天气很好")
-        try:
-            task.encode(example)
-            return example
-        except DataError:
-            continue
-    raise ModelError(f"{task.name} cannot encode a made-up text; name real ones with --texts")
-
-
-def _trace(model: TorchModel, inputs: Sequence[str]) -> onnx.ModelProto:
-    """Return the ONNX graph of a model, batch and sequence of any size."""
-    import torch
-
-    from easynlp.deployment.quantize import quiet
-
-    size = sum(p.numel() * p.element_size() for p in model.model.parameters())
-    if size > LARGEST:
-        raise ModelError(f"{size / 1e9:.1f} GB of weights do not fit an ONNX file (2 GB)")
-    sample = {name: torch.ones(2, 16, dtype=torch.int64) for name in inputs}
-    sizes = {name: {0: "batch", 1: "sequence"} for name in inputs}
-    if "token_type_ids" in sample:
-        sample["token_type_ids"] = torch.zeros(2, 16, dtype=torch.int64)
-    if POSITIONS in sample:
-        sample[POSITIONS], sizes[POSITIONS] = torch.arange(3), {0: "positions"}
-
-    class Logits(torch.nn.Module):
-        """The model, returning logits and nothing beside them."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model.model
-
-        def forward(self, *arrays: torch.Tensor) -> torch.Tensor:
-            output = self.model(**dict(zip(sample, arrays, strict=True)))
-            found: torch.Tensor = getattr(output, "logits", output)
-            return found
-
-    try:
-        with quiet():
-            program = torch.onnx.export(
-                Logits().eval(), tuple(sample.values()), input_names=list(sample),
-                output_names=["logits"], opset_version=OPSET, dynamo=True, verbose=False,
-                dynamic_shapes=(tuple(sizes.values()),),
-            )  # fmt: skip
-    except Exception as error:  # the exporter raises many kinds
-        raise ModelError(f"the model cannot be exported to ONNX: {error}") from error
-    assert program is not None
-    graph: onnx.ModelProto = program.model_proto
-    # The exporter's shape notes contradict those the quantizer infers, which then fails.
-    del graph.graph.value_info[:]
-    return graph
-
-
-def _lighter(
-    graph: onnx.ModelProto,
-    rewrite: Callable[[onnx.ModelProto], int],
-    path: Path,
-    differ: Callable[[Path], float],
-) -> tuple[onnx.ModelProto, float]:
-    """Save a graph, rewritten if its answers stay the run's; return it and how far they are off.
-
-    A rewrite recognises patterns of graphs, and models are many: one that goes wrong must cost
-    speed and nothing else.
-    """
-    import onnx
-
-    changed = onnx.ModelProto()
-    changed.CopyFrom(graph)
-    try:
-        if rewrite(changed):
-            onnx.save(changed, path)
-            difference = differ(path)
-            if difference <= TOLERANCE:
-                return changed, difference
-            log.warning("%s changes the answers of this model and is left out", rewrite.__name__)
-    except Exception as error:  # a graph that cannot be rewritten is exported as it is
-        log.warning("%s fails on this model and is left out: %s", rewrite.__name__, error)
-    onnx.save(graph, path)
-    return graph, differ(path)
+def _advice(tried: Sequence[Attempt]) -> str:
+    others = ", ".join(each.kind for each in tried[1:])
+    return (
+        f"; {others} fail too" if others else ""
+    ) + ". Export fp32 (without --int8), or keep it all the same with --force"

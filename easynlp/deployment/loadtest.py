@@ -7,36 +7,29 @@ is accounted for: answered, refused (429), failed, or lost.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ipaddress
 import itertools
 import json
 import logging
 import os
 import random
-import signal
 import socket
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
 from urllib.parse import urlsplit
 
 import numpy as np
 
 from easynlp.deployment.texts import read_texts, recorded_examples
+from easynlp.deployment.wire import PATIENCE, ask, request_bytes, requests_of, served
 from easynlp.errors import ConfigError, RunError
 from easynlp.pipeline import Pipeline
 from easynlp.tasks.base import Example, Field
 
-__all__ = ["Round", "loadtest"]
+__all__ = ["Round", "ask_for_a_while", "loadtest", "questions_for"]
 
-PATIENCE = 30.0
-"""Seconds until a server must be ready, a request counts as lost, or a server must have ended."""
 WARM_UP = 0.3
 """Seconds of asking that are not counted."""
 
@@ -115,25 +108,29 @@ def loadtest(
         host, port = _address(url, remote=remote)
         pair = "text_b" in asyncio.run(_inputs(host, port, key))
         questions = _made_up(pair=pair) if texts is None else _from_file(str(texts), pair=pair)
-        return _rounds(host, port, _requests(questions, host, key), clients, seconds)
-    pipeline = Pipeline.load(target)
+        return _rounds(host, port, requests_of(questions, host, key), clients, seconds)
+    questions = questions_for(target, texts)
+    with served(Path(target)) as port:
+        requests = requests_of(questions, "127.0.0.1", key)
+        return _rounds("127.0.0.1", port, requests, clients, seconds)
+
+
+def questions_for(run: str | Path, texts: str | Path | None = None) -> list[Example]:
+    """Return what to ask a run: texts of a file, of its own data, or made-up ones."""
+    pipeline = Pipeline.load(run)
     names = [each.name for each in pipeline.task.fields if not each.target]
     if texts is not None:
-        questions = read_texts(str(texts), pipeline.task.fields)
-    else:
-        questions = recorded_examples(target, pipeline.task) or _made_up(pair="text_b" in names)
-    with _served(Path(target)) as port:
-        requests = _requests(questions, "127.0.0.1", key)
-        return _rounds("127.0.0.1", port, requests, clients, seconds)
+        return read_texts(str(texts), pipeline.task.fields)
+    return recorded_examples(run, pipeline.task) or _made_up(pair="text_b" in names)
 
 
 def _rounds(
     host: str, port: int, requests: Sequence[bytes], clients: Sequence[int], seconds: float
 ) -> list[Round]:
     found = []
-    asyncio.run(_round(host, port, requests, 1, WARM_UP))
+    asyncio.run(ask_for_a_while(host, port, requests, 1, WARM_UP))
     for number in clients:
-        result = asyncio.run(_round(host, port, requests, number, seconds))
+        result = asyncio.run(ask_for_a_while(host, port, requests, number, seconds))
         log.info(
             "%d clients: %.0f texts/s, p50 %.1f ms, p99 %.1f ms, %d refused, %d errors, %d lost",
             number, result.texts_per_second, result.p50_ms, result.p99_ms, result.refused,
@@ -143,9 +140,10 @@ def _rounds(
     return found
 
 
-async def _round(
+async def ask_for_a_while(
     host: str, port: int, requests: Sequence[bytes], clients: int, seconds: float
 ) -> Round:
+    """Let clients ask a server, one request at a time each; return what they saw."""
     tally = _Tally()
     started = time.perf_counter()
     await asyncio.gather(
@@ -181,7 +179,7 @@ async def _client(
             async with asyncio.timeout(PATIENCE):
                 if streams is None:
                     streams = await asyncio.open_connection(host, port)
-                status, _ = await _ask(*streams, next(source))
+                status, _ = await ask(*streams, next(source))
         except (OSError, EOFError, ValueError, TimeoutError):
             tally.lost += 1
             if streams is not None:
@@ -198,33 +196,6 @@ async def _client(
             tally.errors += 1
     if streams is not None:
         streams[1].close()
-
-
-async def _ask(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes
-) -> tuple[int, bytes]:
-    """Send a request over a kept connection; return status and body of the answer."""
-    writer.write(request)
-    head = await reader.readuntil(b"\r\n\r\n")
-    lines = head.split(b"\r\n")
-    length = next(
-        int(line.partition(b":")[2]) for line in lines if line.lower().startswith(b"content-length")
-    )
-    return int(lines[0].split(b" ")[1]), await reader.readexactly(length)
-
-
-def _requests(questions: Sequence[Example], host: str, key: str | None) -> list[bytes]:
-    return [_request("POST /predict", host, key, dict(example)) for example in questions]
-
-
-def _request(what: str, host: str, key: str | None, body: Any = None) -> bytes:
-    content = b"" if body is None else json.dumps(body, ensure_ascii=False).encode()
-    head = [f"{what} HTTP/1.1", f"Host: {host}", f"Content-Length: {len(content)}"]
-    if content:
-        head.append("Content-Type: application/json")
-    if key is not None:
-        head.append(f"Authorization: Bearer {key}")
-    return "\r\n".join(head).encode() + b"\r\n\r\n" + content
 
 
 def _address(url: str, *, remote: bool) -> tuple[str, int]:
@@ -259,7 +230,7 @@ async def _inputs(host: str, port: int, key: str | None) -> list[str]:
     try:
         async with asyncio.timeout(PATIENCE):
             reader, writer = await asyncio.open_connection(host, port)
-            status, body = await _ask(reader, writer, _request("GET /", host, key))
+            status, body = await ask(reader, writer, request_bytes("GET /", host, key))
             writer.close()
         if status != 200:
             raise RunError(f"http://{host}:{port}/ answers {status}: {body[:200].decode()}")
@@ -286,57 +257,3 @@ def _made_up(*, pair: bool) -> list[Example]:
         return "".join(draw.choices(common, k=min(120, 5 + int(draw.expovariate(1 / 20)))))
 
     return [{"text": text(), "text_b": text()} if pair else {"text": text()} for _ in range(200)]
-
-
-@contextlib.contextmanager
-def _served(run: Path) -> Iterator[int]:
-    """Serve a run in a process of its own; give its port, and end it well.
-
-    Raises:
-        RunError: If it does not get ready, or does not end with exit code 0.
-    """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = int(free.getsockname()[1])
-    command = [sys.executable, "-m", "easynlp", "serve", str(run), "--port", str(port)]
-    with tempfile.TemporaryFile() as output:
-        server = subprocess.Popen(command, stdout=output, stderr=output)
-        try:
-            _wait_until_ready(port, server, output)
-            yield port
-            server.send_signal(signal.SIGTERM)
-            code = server.wait(PATIENCE)
-            if code:
-                raise RunError(f"the server ended with exit code {code}:\n{_tail(output)}")
-        finally:
-            if server.poll() is None:
-                server.kill()
-                server.wait()
-
-
-def _wait_until_ready(port: int, server: subprocess.Popen[bytes], output: IO[bytes]) -> None:
-    end = time.monotonic() + PATIENCE
-    while time.monotonic() < end:
-        if server.poll() is not None:
-            break
-        with contextlib.suppress(RunError):
-            asyncio.run(_ready(port))
-            return
-        time.sleep(0.05)
-    raise RunError(f"the server did not get ready:\n{_tail(output)}")
-
-
-async def _ready(port: int) -> None:
-    try:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        status, _ = await _ask(reader, writer, _request("GET /readyz", "127.0.0.1", None))
-        writer.close()
-    except (OSError, EOFError, ValueError) as error:
-        raise RunError(str(error)) from error
-    if status != 200:
-        raise RunError(f"not ready: {status}")
-
-
-def _tail(output: IO[bytes]) -> str:
-    output.seek(0)
-    return output.read().decode(errors="replace")[-2000:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,10 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from easynlp.errors import DataError
 from easynlp.models.runtime import POSITIONS, Model
-from easynlp.tasks.base import Batch, Example, Features, Task
+from easynlp.tasks.base import Batch, Example, Features, Prediction, Task
 
-__all__ = ["Agreement", "agreement", "largest_difference", "shape_batches"]
+__all__ = ["Agreement", "Reference", "agreement", "largest_difference", "shape_batches"]
+
+log = logging.getLogger("easynlp")
 
 SHAPES = ((1, 8), (1, 64), (2, 2), (4, 37), (8, 128))
 """Rows and tokens of the batches a model is compared on."""
@@ -20,24 +24,46 @@ SHAPES = ((1, 8), (1, 64), (2, 2), (4, 37), (8, 128))
 
 @dataclass(frozen=True)
 class Agreement:
-    """How many labels two models have in common.
+    """How many labels two models have in common, and how each scores where labels are known.
 
     Attributes:
         labels: What is compared: a text's whole prediction, or each character of an entity.
         equal: Those that are the same.
         texts: Texts they come from.
         largest_difference: Between logits.
+        metric: What the models are scored by; None where the texts have no labels.
+        score: The other model's, 0 to 1; `run_score` is the first one's.
     """
 
     labels: int
     equal: int
     texts: int
     largest_difference: float
+    metric: str | None = None
+    score: float | None = None
+    run_score: float | None = None
 
     @property
     def share(self) -> float:
         """Return the share of equal labels; 0 if there are none."""
         return self.equal / self.labels if self.labels else 0.0
+
+    @property
+    def drop(self) -> float | None:
+        """Return the points (of 100) the other model scores below the first."""
+        if self.score is None or self.run_score is None:
+            return None
+        return round(100 * (self.run_score - self.score), 9)
+
+    @property
+    def scored(self) -> str:
+        """Return the scores for people; empty if there are none."""
+        if self.score is None or self.run_score is None:
+            return ""
+        return (
+            f", {self.metric} on {self.texts} labelled texts {100 * self.run_score:.2f} before, "
+            f"{100 * self.score:.2f} after"
+        )
 
 
 def shape_batches(
@@ -83,6 +109,72 @@ def largest_difference(one: Model, other: Model, batches: Iterable[Batch]) -> fl
     return worst
 
 
+class Reference:
+    """What a run says of some texts, each run alone, to compare exports with.
+
+    Args:
+        task: What is asked.
+        model: The run's.
+        features: The texts, encoded.
+        examples: The texts.
+        gold: The same with what is to be predicted, if that is known: then models are scored.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        model: Model,
+        features: Sequence[Features],
+        examples: Sequence[Example],
+        gold: Sequence[Example] | None = None,
+    ) -> None:
+        self.task, self.features, self.examples, self.gold = task, features, examples, gold
+        self._said = [*self._answers(model)]
+        self.run_score = self._score([prediction for _, prediction in self._said])
+
+    def compare(self, other: Model) -> Agreement:
+        """Compare what another model says, scores of labels left out.
+
+        A prediction counts as one, with all its labels if it has several. Where predictions list
+        what was found in the text, only that counts (each character of an entity, each word at a
+        hole): the many characters and texts where nothing is found would hide that the others
+        differ.
+        """
+        worst = 0.0
+        pairs: list[tuple[Any, Any]] = []
+        given = []
+        for (first, one), (second, two) in zip(self._said, self._answers(other), strict=True):
+            worst = max(worst, float(np.abs(first - second).max(initial=0.0)))
+            pairs.append((_decisions(one), _decisions(two)))
+            given.append(two)
+        labels, equal = _count(pairs)
+        scored = self.run_score is not None
+        return Agreement(
+            labels, equal, len(pairs), worst, self.task.metric if scored else None,
+            self._score(given), self.run_score,
+        )  # fmt: skip
+
+    def _answers(self, model: Model) -> Iterator[tuple[np.ndarray, Prediction]]:
+        for item, example in zip(self.features, self.examples, strict=True):
+            batch = self.task.collate([item])
+            logits = model.logits(batch)
+            yield logits, self.task.decode(logits, batch, [example])[0]
+
+    def _score(self, predictions: Sequence[Prediction]) -> float | None:
+        """Return the task's score; None where labels are missing or unknown."""
+        if not self.gold:
+            return None
+        targets = {field.name for field in self.task.fields if field.target}
+        if not targets or any(not targets <= each.keys() for each in self.gold):
+            return None
+        try:
+            return float(self.task.score(predictions, self.gold)[self.task.metric])
+        except DataError as error:
+            log.warning("the texts cannot be scored: %s", error)
+            self.gold = None
+            return None
+
+
 def agreement(
     task: Task,
     one: Model,
@@ -90,29 +182,21 @@ def agreement(
     features: Sequence[Features],
     examples: Sequence[Example],
 ) -> Agreement:
-    """Compare two models' predictions, scores left out, on encoded texts, each text run alone.
+    """Compare two models' predictions on encoded texts; see `Reference.compare`."""
+    return Reference(task, one, features, examples).compare(other)
 
-    A prediction counts as one, with all its labels if it has several. Where predictions list what
-    was found in the text, only that counts (each character of an entity, each word at a hole):
-    the many characters and texts where nothing is found would hide that the others differ.
-    """
-    said: list[tuple[Any, Any]] = []
-    worst = 0.0
-    for item, example in zip(features, examples, strict=True):
-        batch = task.collate([item])
-        both = one.logits(batch), other.logits(batch)
-        worst = max(worst, float(np.abs(both[0] - both[1]).max(initial=0.0)))
-        first, second = (_decisions(task.decode(each, batch, [example])[0]) for each in both)
-        said.append((first, second))
+
+def _count(said: Sequence[tuple[Any, Any]]) -> tuple[int, int]:
+    """Return how many decisions there are, and how many are the same."""
     listed = {name for pair in said for each in pair for name in _lists(each)}
     if not listed:
-        return Agreement(len(said), sum(a == b for a, b in said), len(said), worst)
+        return len(said), sum(a == b for a, b in said)
     labels = equal = 0
     for pair in said:
         finds = [_finds(each, listed) for each in pair]
         labels += max(each.total() for each in finds)
         equal += (finds[0] & finds[1]).total()
-    return Agreement(labels, equal, len(said), worst)
+    return labels, equal
 
 
 def _lists(prediction: Any) -> list[str]:

@@ -25,8 +25,12 @@ __all__ = [
     "PredictMany",
     "PredictOne",
     "Question",
+    "TextItem",
+    "check_text",
     "error_response",
     "json_response",
+    "parse_json",
+    "read_body",
     "read_question",
 ]
 
@@ -34,7 +38,7 @@ MOST_ERRORS = 5
 """Mistakes of a body told at once."""
 
 
-class PredictOne(pydantic.BaseModel):
+class TextItem(pydantic.BaseModel):
     """One text, or one pair of texts."""
 
     model_config = pydantic.ConfigDict(
@@ -49,6 +53,15 @@ class PredictOne(pydantic.BaseModel):
     """The second text, for a model of pairs."""
 
 
+class PredictOne(TextItem):
+    """One text, or one pair of texts, to be predicted."""
+
+    threshold: float | None = pydantic.Field(default=None, ge=0, le=1)
+    """Least score of a label that is given; below it `label` is null."""
+    abstain: bool = False
+    """Take the threshold the model was calibrated with."""
+
+
 class PredictMany(pydantic.BaseModel):
     """Several texts or pairs, answered together."""
 
@@ -58,8 +71,12 @@ class PredictMany(pydantic.BaseModel):
         use_attribute_docstrings=True,
         json_schema_extra={"examples": [{"texts": ["房间很干净", {"text": "前台态度差"}]}]},
     )
-    texts: list[str | PredictOne] = pydantic.Field(min_length=1)
+    texts: list[str | TextItem] = pydantic.Field(min_length=1)
     """Texts; a pair is written {"text": …, "text_b": …}."""
+    threshold: float | None = pydantic.Field(default=None, ge=0, le=1)
+    """Least score of a label that is given; below it `label` is null."""
+    abstain: bool = False
+    """Take the threshold the model was calibrated with."""
 
 
 class OnePrediction(pydantic.BaseModel):
@@ -138,10 +155,14 @@ class Question:
     Attributes:
         examples: Its texts as the task takes them.
         many: Whether they came as a list.
+        threshold: Least score of a label that is given.
+        abstain: Whether the calibrated threshold is to be taken.
     """
 
     examples: list[Example]
     many: bool
+    threshold: float | None = None
+    abstain: bool = False
 
 
 @dataclass(frozen=True)
@@ -163,8 +184,12 @@ def json_response(status: int, value: Any, headers: Mapping[str, str] | None = N
     return Response(body.encode(), status, headers, "application/json")
 
 
-def error_response(error: ApiError, request_id: str | None = None) -> Response:
-    """Return an error as the JSON every client sees."""
+def error_response(
+    error: ApiError, request_id: str | None = None, *, plain: bool = False
+) -> Response:
+    """Return an error as JSON; `plain` as the Open Inference Protocol has it."""
+    if plain:
+        return json_response(error.status, {"error": error.message}, error.headers)
     detail: dict[str, Any] = {"code": error.code, "message": error.message}
     if error.allowed is not None:
         detail["allowed"] = dict(error.allowed)
@@ -182,17 +207,26 @@ async def read_question(request: Request, limits: Limits) -> Question:
         ApiError: If it is not JSON, too large, too slow or not as it should be.
         ClientDisconnect: If the client has gone.
     """
-    _check_headers(request, limits.options)
+    return _parse(await read_body(request, limits.options), limits)
+
+
+async def read_body(request: Request, options: ServeOptions) -> bytes:
+    """Read the JSON body of a request, not yet parsed.
+
+    Raises:
+        ApiError: If it says to be anything else, is too large or too slow.
+        ClientDisconnect: If the client has gone.
+    """
+    _check_headers(request, options)
     try:
-        async with asyncio.timeout(limits.options.request_timeout):
-            body = await _read_body(request, limits.options.max_body)
+        async with asyncio.timeout(options.request_timeout):
+            return await _read_body(request, options.max_body)
     except TimeoutError:
-        seconds = limits.options.request_timeout
+        seconds = options.request_timeout
         raise ApiError(
             408, "too_slow", f"the request did not arrive within {seconds:g} seconds",
             allowed={"request_timeout": seconds}, headers={"Connection": "close"},
         ) from None  # fmt: skip
-    return _parse(body, limits)
 
 
 def _check_headers(request: Request, options: ServeOptions) -> None:
@@ -226,11 +260,20 @@ def _too_large(most: int) -> ApiError:
     )
 
 
-def _parse(body: bytes, limits: Limits) -> Question:
+def parse_json(body: bytes) -> Any:
+    """Return a body's value.
+
+    Raises:
+        ApiError: If it is not JSON.
+    """
     try:
-        value = pydantic_core.from_json(body, allow_inf_nan=False)
+        return pydantic_core.from_json(body, allow_inf_nan=False)
     except ValueError as error:
         raise ApiError(400, "invalid_json", f"the body is not JSON: {error}") from None
+
+
+def _parse(body: bytes, limits: Limits) -> Question:
+    value = parse_json(body)
     if not isinstance(value, dict):
         raise ApiError(
             422, "invalid_body", "the body must be an object",
@@ -245,23 +288,27 @@ def _parse(body: bytes, limits: Limits) -> Question:
             allowed={"max_texts": options.max_texts},
         )  # fmt: skip
     try:
-        if many:
-            found = PredictMany.model_validate(value).texts
-        else:
-            found = [PredictOne.model_validate(value)]
+        kind = PredictMany if many else PredictOne
+        asked: Any = kind.model_validate(value)
     except pydantic.ValidationError as error:
         raise ApiError(
             422, "invalid_body", "the body is not as it should be",
             allowed={"bodies": _bodies(limits.pair)}, details=_details(error),
         ) from None  # fmt: skip
-    return Question(
-        [_example(item, [*(["texts", i] if many else [])], limits) for i, item in enumerate(found)],
-        many,
-    )
+    found = asked.texts if many else [asked]
+    examples = [
+        check_text(item, ["texts", i] if many else [], limits) for i, item in enumerate(found)
+    ]
+    return Question(examples, many, asked.threshold, asked.abstain)
 
 
-def _example(item: str | PredictOne, place: list[Any], limits: Limits) -> Example:
-    one = PredictOne.model_construct(text=item) if isinstance(item, str) else item
+def check_text(item: str | TextItem, place: list[Any], limits: Limits) -> Example:
+    """Return a text or pair as the task takes it.
+
+    Raises:
+        ApiError: If it is empty, too long, or a pair where one text is wanted, or the reverse.
+    """
+    one = TextItem.model_construct(text=item) if isinstance(item, str) else item
     texts = {"text": one.text}
     if one.text_b is not None:
         texts["text_b"] = one.text_b
@@ -294,7 +341,7 @@ def _details(error: pydantic.ValidationError) -> list[dict[str, Any]]:
     """Return a body's mistakes, each once, without the names of our classes."""
     found: dict[str, dict[str, Any]] = {}
     for item in error.errors(include_url=False, include_context=False, include_input=False):
-        where = [part for part in item["loc"] if part not in ("str", "PredictOne")]
+        where = [part for part in item["loc"] if part not in ("str", "TextItem")]
         found.setdefault(json.dumps(where), {"where": where, "message": item["msg"]})
     return list(found.values())[:MOST_ERRORS]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +15,13 @@ from onnx import TensorProto, helper, numpy_helper
 from easynlp.deployment.fuse import MICROSOFT
 from easynlp.models.runtime import DYNAMIC_INT8
 
-__all__ = ["quantize", "quantize_attention", "quantize_tables", "quiet"]
+__all__ = ["int8_columns", "quantize", "quantize_attention", "quantize_tables", "quiet"]
 
 SMALLEST_TABLE = 1 << 15
 """Entries below which a table is left alone: nothing to gain."""
 
 
-def quantize(model: onnx.ModelProto, path: Path) -> None:
+def quantize(model: onnx.ModelProto, path: Path, keep: Collection[str] = ()) -> None:
     """Quantize a model's weights to int8 and write it; activations are quantized as it runs.
 
     Matrix products and fused attention take int8 weights with a scale for each output channel;
@@ -31,11 +31,12 @@ def quantize(model: onnx.ModelProto, path: Path) -> None:
     Args:
         model: The fp32 model; changed.
         path: The file to write.
+        keep: Names of operators to leave in fp32.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     quantize_tables(model)
-    quantize_attention(model)
+    quantize_attention(model, keep)
     with quiet():
         quantize_dynamic(
             model,
@@ -43,6 +44,7 @@ def quantize(model: onnx.ModelProto, path: Path) -> None:
             op_types_to_quantize=["MatMul"],
             weight_type=QuantType.QInt8,
             per_channel=True,
+            nodes_to_exclude=[*keep],
             # Shapes are not inferred through ONNX Runtime's own operators.
             extra_options={"DefaultTensorType": TensorProto.FLOAT},
         )
@@ -78,7 +80,7 @@ def quantize_tables(model: onnx.ModelProto) -> int:
     return len(replaced)
 
 
-def quantize_attention(model: onnx.ModelProto) -> int:
+def quantize_attention(model: onnx.ModelProto, keep: Collection[str] = ()) -> int:
     """Replace fused attention by its int8 kind; return how many.
 
     ONNX Runtime's own quantizer would use 7 of the 8 bits here.
@@ -89,7 +91,7 @@ def quantize_attention(model: onnx.ModelProto) -> int:
     quantized: dict[str, list[str]] = {}
     done = 0
     for node in graph.node:
-        if (node.op_type, node.domain) != ("Attention", MICROSOFT):
+        if (node.op_type, node.domain) != ("Attention", MICROSOFT) or node.name in keep:
             nodes.append(node)
             continue
         (source, weight, bias), mask = node.input[:3], [*node.input[3:4], ""][0]
@@ -97,7 +99,7 @@ def quantize_attention(model: onnx.ModelProto) -> int:
             quantized[source] = [f"{source}_{part}" for part in ("uint8", "scale", "zero")]
             nodes.append(helper.make_node("DynamicQuantizeLinear", [source], quantized[source]))
         values, scale, zero = quantized[source]
-        graph.initializer.extend(_columns(tensors[weight]))
+        graph.initializer.extend(int8_columns(tensors[weight]))
         graph.initializer.remove(tensors[weight])
         inputs = [
             values, f"{weight}_int8", bias, scale, f"{weight}_scale", mask, zero, f"{weight}_zero",
@@ -111,7 +113,8 @@ def quantize_attention(model: onnx.ModelProto) -> int:
     return done
 
 
-def _columns(matrix: onnx.TensorProto) -> list[onnx.TensorProto]:
+def int8_columns(matrix: onnx.TensorProto) -> list[onnx.TensorProto]:
+    """Return a matrix as int8 values, a scale for each column, and zero points, which are 0."""
     values = numpy_helper.to_array(matrix)
     scale = np.abs(values).max(axis=0) / 127
     scale[scale == 0] = 1

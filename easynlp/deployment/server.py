@@ -1,8 +1,7 @@
-"""``easynlp serve``: a run over HTTP, from the first request to the last."""
+"""``easynlp serve``: runs over HTTP, from the first request to the last."""
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 import ipaddress
 import logging
@@ -14,49 +13,34 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
-import pydantic
 import uvicorn
-from fastapi import FastAPI, Request, Response
-from starlette.exceptions import HTTPException
+from fastapi import FastAPI
 from starlette.types import Scope
 
 import easynlp
-from easynlp.deployment.docs_page import DOCS_PAGE
-from easynlp.deployment.linger import Linger
-from easynlp.deployment.protocol import (
-    ApiError,
-    ErrorBody,
-    Gone,
-    ManyPredictions,
-    OnePrediction,
-    PredictMany,
-    PredictOne,
-    error_response,
-    json_response,
-    read_question,
-)
-from easynlp.deployment.service import Service, unavailable
+from easynlp.deployment.fleet import Fleet, named_runs
+from easynlp.deployment.linger import MOST, TIMES, Linger
+from easynlp.deployment.open_inference import add_open_inference
+from easynlp.deployment.routes import add_routes
 from easynlp.deployment.settings import ServeOptions
-from easynlp.deployment.telemetry import GONE, Front
+from easynlp.deployment.telemetry import Front
 from easynlp.errors import ConfigError
 from easynlp.pipeline import read_meta
 
 __all__ = ["create_app", "read_api_key", "serve"]
 
-OPEN = frozenset({"/healthz", "/readyz", "/docs"})
+OPEN = frozenset({"/healthz", "/readyz", "/docs", "/v2/health/live", "/v2/health/ready"})
 """Routes that need no key: probes seldom can send one, and the page asks for it."""
 KEEP_ALIVE = 75
 """Seconds an idle connection is kept: longer than the 60 of most proxies, so that they close
 first and no request is sent into a closing connection."""
-SCHEMAS = "#/components/schemas/{model}"
 
 log = logging.getLogger("easynlp")
 
 
 def serve(options: ServeOptions) -> None:
-    """Serve a run over HTTP until SIGTERM or SIGINT; then finish what was begun and return.
+    """Serve runs over HTTP until SIGTERM or SIGINT; then finish what was begun and return.
 
     Args:
         options: See `ServeOptions`.
@@ -66,41 +50,43 @@ def serve(options: ServeOptions) -> None:
         ModelError: If the folder is no run or its model cannot be loaded.
 
     Example:
-        >>> serve(ServeOptions(run="runs/x", port=8000))                # doctest: +SKIP
+        >>> serve(ServeOptions(run=("runs/x",), port=8000))                # doctest: +SKIP
     """
     key = read_api_key(options)
-    meta = read_meta(options.run)
+    runs = named_runs(options.run)
+    tasks = {name: read_meta(folder)["task"] for name, folder in runs.items()}
     listener = _listen(options.host, options.port)
     host, port = listener.getsockname()[:2]
     if options.threads == 1:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if key is None and not _is_loopback(host):
         log.warning("anyone who reaches %s:%d can use this server; set an API key", host, port)
-    service = Service(options)
+    fleet = Fleet(options)
     config = uvicorn.Config(
-        create_app(service, key), log_config=None, access_log=False, server_header=False,
+        create_app(fleet, key), log_config=None, access_log=False, server_header=False,
         lifespan="on", ws="none", timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=max(1, round(options.drain_timeout)),
     )  # fmt: skip
-    server = _Server(config, service, options.drain_delay)
-    service.on_failure = server.stop
+    server = _Server(config, fleet, options.drain_delay)
+    fleet.on_failure = server.stop
     shown = f"[{host}]" if ":" in host else host
-    log.info("serving %s (%s) at http://%s:%d", options.run, meta["task"], shown, port)
+    for name, folder in runs.items():
+        log.info("serving %s (%s) as %s at http://%s:%d", folder, tasks[name], name, shown, port)
     try:
         server.run(sockets=[listener])
     finally:
         listener.close()
-    if service.error is not None:
-        raise service.error
+    if fleet.error is not None:
+        raise fleet.error
     log.info("stopped")
 
 
 class _Server(uvicorn.Server):
     """uvicorn, which ends a signalled process with exit code 0 and can delay its end."""
 
-    def __init__(self, config: uvicorn.Config, service: Service, delay: float) -> None:
+    def __init__(self, config: uvicorn.Config, fleet: Fleet, delay: float) -> None:
         super().__init__(config)
-        self.service, self.delay = service, delay
+        self.fleet, self.delay = fleet, delay
         self._end: float | None = None
 
     def stop(self) -> None:
@@ -112,7 +98,7 @@ class _Server(uvicorn.Server):
         if self._end is not None:
             self.should_exit = self.force_exit = True
             return
-        self.service.drain()
+        self.fleet.drain()
         log.info("%s: finishing the requests begun", signal.Signals(sig).name)
         self._end = time.monotonic() + self.delay
         if not self.delay:
@@ -124,24 +110,24 @@ class _Server(uvicorn.Server):
         return await super().on_tick(counter) or over
 
 
-def create_app(service: Service, api_key: str | None = None) -> FastAPI:
-    """Return the web application of a service.
+def create_app(fleet: Fleet, api_key: str | None = None) -> FastAPI:
+    """Return the web application of some models.
 
     Args:
-        service: Loads when the application starts and drains when it stops.
+        fleet: The models; it loads when the application starts and drains when it stops.
         api_key: What clients must send; None lets everyone in.
     """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        service.start()
+        fleet.start()
         yield
-        await service.stop()
+        await fleet.stop()
 
     app = FastAPI(
         title="easynlp",
         version=easynlp.__version__,
-        description='Predictions of one model. Errors are always {"error": {…}}.',
+        description='Small models. Errors are {"error": {…}}, under /v2 {"error": "…"}.',
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
@@ -149,16 +135,15 @@ def create_app(service: Service, api_key: str | None = None) -> FastAPI:
     )
     app.add_middleware(
         Front,
-        telemetry=service.telemetry,
+        telemetry=fleet.telemetry,
         allows=_key_check(api_key),
-        access_log=service.options.access_log,
+        access_log=fleet.options.access_log,
     )
-    app.add_middleware(Linger)
-    app.add_exception_handler(ApiError, _on_api_error)
-    app.add_exception_handler(HTTPException, _on_http_error)
-    _add_predict(app, service)
-    _add_probes(app, service)
-    _describe(app, with_key=api_key is not None)
+    most = fleet.options.max_body
+    # What is read of a refused body grows with the bodies that are allowed, never below MOST.
+    app.add_middleware(Linger, max_body=most if TIMES * most > MOST else None)
+    add_routes(app, fleet, with_key=api_key is not None)
+    add_open_inference(app, fleet)
     return app
 
 
@@ -203,129 +188,6 @@ def _key_check(api_key: str | None) -> Callable[[Scope], bool]:
         return hmac.compare_digest(given, wanted)
 
     return allows
-
-
-def _add_predict(app: FastAPI, service: Service) -> None:
-    errors: dict[int | str, dict[str, Any]] = {
-        status: {"model": ErrorBody, "description": about}
-        for status, about in (
-            (400, "Not JSON"), (401, "No or wrong API key"), (408, "The body came too slowly"),
-            (413, "Body too large"), (415, "Not application/json"),
-            (422, "Not as it should be; allowed says what is"),
-            (429, "Queue full; come back after Retry-After"), (503, "Loading or stopping"),
-        )
-    }  # fmt: skip
-
-    @app.post(
-        "/predict",
-        response_model=OnePrediction | ManyPredictions,
-        responses=errors,
-        summary="Predict one text, a pair, or several of them",
-    )
-    async def predict(request: Request) -> Response:
-        if service.state in ("loading", "failed"):
-            raise unavailable("loading", "the model is being loaded")
-        try:
-            question = await read_question(request, service.limits)
-            request.state.texts = len(question.examples)
-            answers = await service.answer(question, request)
-        except (Gone, asyncio.CancelledError):
-            return Response(status_code=GONE)
-        if question.many:
-            cut = [number for number, (_, was_cut) in enumerate(answers) if was_cut]
-            value: Any = {"predictions": [said for said, _ in answers], "truncated": cut}
-        else:
-            ((said, was_cut),) = answers
-            value = {"prediction": said, "truncated": was_cut}
-        return json_response(200, value)
-
-
-def _add_probes(app: FastAPI, service: Service) -> None:
-    @app.get("/healthz", summary="Is the process alive?")
-    async def healthz() -> Response:
-        return json_response(200, {"status": "ok"})
-
-    @app.get("/readyz", summary="Should it be sent requests?")
-    async def readyz() -> Response:
-        ready = service.state == "ready"
-        return json_response(200 if ready else 503, {"status": service.state})
-
-    @app.get("/metrics", summary="Prometheus metrics")
-    async def metrics() -> Response:
-        return Response(service.telemetry.render(), media_type="text/plain; version=0.0.4")
-
-    @app.get("/", summary="What is served, and its limits")
-    async def about() -> Response:
-        options = service.options
-        home = Path(options.run).resolve()
-        name = home.parent.name if home.name == "onnx" else home.name
-        value: dict[str, Any] = {"name": name, "status": service.state}
-        if service.state == "ready":
-            value |= {
-                "task": service.pipeline.task.name,
-                "backend": service.pipeline.model.backend,
-                "inputs": ["text", "text_b"] if service.limits.pair else ["text"],
-            }
-        names = ("max_chars", "max_texts", "max_body", "max_queue")
-        value["limits"] = {name: getattr(options, name) for name in names}
-        return json_response(200, value)
-
-    @app.get("/docs", include_in_schema=False)
-    async def docs() -> Response:
-        return Response(DOCS_PAGE, media_type="text/html; charset=utf-8")
-
-
-def _describe(app: FastAPI, *, with_key: bool) -> None:
-    """Put into the OpenAPI document what routes that read their own bodies do not tell it."""
-    generate = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            schema = generate()
-            body = pydantic.TypeAdapter(PredictOne | PredictMany).json_schema(ref_template=SCHEMAS)
-            schema["components"]["schemas"] |= body.pop("$defs")
-            schema["paths"]["/predict"]["post"]["requestBody"] = {
-                "required": True,
-                "content": {"application/json": {"schema": body, "examples": _EXAMPLES}},
-            }
-            if with_key:
-                scheme = {"type": "http", "scheme": "bearer"}
-                schema["components"]["securitySchemes"] = {"key": scheme}
-                schema["security"] = [{"key": []}]
-            app.openapi_schema = schema
-        return app.openapi_schema
-
-    app.openapi = openapi  # type: ignore[method-assign]
-
-
-_EXAMPLES = {
-    "one": {"summary": "One text", "value": {"text": "房间很干净，下次还来"}},
-    "many": {"summary": "Several texts", "value": {"texts": ["房间很干净", "前台态度差"]}},
-    "pair": {"summary": "A pair", "value": {"text": "怎么退款", "text_b": "如何退钱"}},
-}
-
-
-async def _on_api_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, ApiError)
-    return error_response(error, request.state.request_id)
-
-
-async def _on_http_error(request: Request, error: Exception) -> Response:
-    """Return the framework's own errors, such as 404 and 405, like all others."""
-    assert isinstance(error, HTTPException)
-    allowed: dict[str, Any] | None = None
-    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
-    message = str(error.detail)
-    if error.status_code == 404:
-        message = f"there is nothing at {request.url.path}"
-        allowed = {"paths": ["/", "/predict", "/healthz", "/readyz", "/metrics", "/docs"]}
-    elif error.status_code == 405:
-        message = f"{request.url.path} does not take {request.method}"
-        allowed = {"methods": (error.headers or {}).get("Allow", "").split(", ")}
-    return error_response(
-        ApiError(error.status_code, code, message, allowed=allowed, headers=error.headers),
-        request.state.request_id,
-    )
 
 
 def _listen(host: str, port: int) -> socket.socket:

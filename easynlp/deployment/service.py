@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import gc
+import resource
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from fastapi import Request
 
+from easynlp.calibration import withhold
 from easynlp.deployment.batching import Batcher, Closed, QueueFull
 from easynlp.deployment.protocol import ApiError, Limits, Question
 from easynlp.deployment.settings import ServeOptions
 from easynlp.deployment.telemetry import Telemetry
-from easynlp.errors import DataError, ModelError
+from easynlp.errors import ConfigError, DataError, ModelError
 from easynlp.pipeline import Pipeline
 from easynlp.tasks.base import Example, Prediction
 
-__all__ = ["Answer", "Service"]
+__all__ = ["Answer", "Service", "resident_bytes", "unavailable"]
 
 PATIENCE = 0.05
 """Seconds an answer may take before its client is watched for leaving."""
@@ -32,20 +33,30 @@ class Service:
     """One model, ready or not, with its queue.
 
     Args:
-        options: What to load and how to batch.
-        load: Makes the pipeline; by default from the run folder of the options.
+        options: How to batch, and the limits of requests.
+        name: What it is called.
+        folder: Its run folder.
+        telemetry: Where its texts and batches are counted.
+        load: Makes the pipeline; by default from the run folder.
     """
 
-    def __init__(self, options: ServeOptions, load: Callable[[], Pipeline] | None = None) -> None:
-        self.options = options
-        self.telemetry = Telemetry()
+    def __init__(
+        self,
+        options: ServeOptions,
+        name: str,
+        folder: str,
+        telemetry: Telemetry,
+        load: Callable[[], Pipeline] | None = None,
+    ) -> None:
+        self.options, self.name, self.folder = options, name, folder
+        self.telemetry = telemetry.of(name)
         self.state = "loading"
         self.error: Exception | None = None
-        self.on_failure: Callable[[], None] = lambda: None
+        self.memory: int | None = None
+        """Bytes the process grew by while loading it; None where the system does not say."""
         self._load = load or self._load_run
         self._pipeline: Pipeline | None = None
         self.limits = Limits(options, pair=False)
-        self._loading: asyncio.Task[None] | None = None
         self.batcher: Batcher[Example, Answer] = Batcher(
             self._compute,
             length=lambda example: sum(map(len, example.values())),
@@ -55,7 +66,6 @@ class Service:
             observe=self.telemetry.batch,
         )
         self.telemetry.queue.set_function(lambda: self.batcher.depth)
-        self.telemetry.ready.set_function(lambda: self.state == "ready")
 
     @property
     def pipeline(self) -> Pipeline:
@@ -63,23 +73,9 @@ class Service:
         assert self._pipeline is not None
         return self._pipeline
 
-    def start(self) -> None:
-        """Begin to load and to take work; call inside the event loop."""
-        self.batcher.start()
-        self._loading = asyncio.get_running_loop().create_task(self._get_ready())
-
     def drain(self) -> None:
         """Say that this server is about to stop; requests are still answered."""
         self.state = "draining"
-
-    async def stop(self) -> None:
-        """Answer what was asked, then stop."""
-        self.drain()
-        if self._loading is not None:
-            self._loading.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._loading
-        await self.batcher.close()
 
     async def answer(self, question: Question, request: Request) -> list[Answer]:
         """Return the answers to a request's texts, computed with those of others.
@@ -88,6 +84,7 @@ class Service:
             ApiError: If the queue is full, the server is stopping or the answer takes too long.
             asyncio.CancelledError: If the client has gone.
         """
+        least = self._least(question)
         try:
             future = self.batcher.submit(question.examples)
         except QueueFull as error:
@@ -109,7 +106,26 @@ class Service:
             future.cancel()
         self.telemetry.texts.inc(len(answers))
         self.telemetry.truncated.inc(sum(cut for _, cut in answers))
+        if least is None:
+            return answers
+        answers = [(withhold(said, least), cut) for said, cut in answers]
+        self.telemetry.abstained.inc(sum(said["label"] is None for said, _ in answers))
         return answers
+
+    def _least(self, question: Question) -> float | None:
+        """Return the score below which no label is given.
+
+        Raises:
+            ApiError: If the model gives no single label, or was not calibrated to abstain.
+        """
+        threshold = question.threshold
+        abstain = question.abstain or (self.options.abstain and threshold is None)
+        if threshold is None and not abstain:
+            return None
+        try:
+            return self.pipeline.least_score(threshold, abstain)
+        except ConfigError as error:
+            raise ApiError(422, "cannot_abstain", str(error)) from None
 
     def _come_back(self, seconds: float) -> ApiError:
         after = max(1, round(seconds))
@@ -119,27 +135,29 @@ class Service:
             headers={"Retry-After": str(after)},
         )  # fmt: skip
 
-    async def _get_ready(self) -> None:
+    async def load(self) -> None:
+        """Load and warm up; `state` and `error` say how that ended."""
+        before = resident_bytes()
         try:
             self._pipeline = await asyncio.to_thread(self._load)
             names = {field.name for field in self.pipeline.task.fields if not field.target}
             self.limits = Limits(self.options, pair="text_b" in names)
+            if self.options.abstain:  # that it cannot is told now, not at each request
+                self.pipeline.least_score(abstain=True)
             if self.pipeline.model.row_wise:
                 self.batcher.max_wait = 0.0
             await asyncio.to_thread(self._warm_up)
         except Exception as error:
             self.error, self.state = error, "failed"
-            self.on_failure()
             return
-        # What is loaded stays: the collector need not walk it in the middle of a request.
-        gc.collect()
-        gc.freeze()
+        after = resident_bytes()
+        self.memory = None if before is None or after is None else max(0, after - before)
         if self.state == "loading":
             self.state = "ready"
 
     def _load_run(self) -> Pipeline:
         options = self.options
-        pipeline = Pipeline.load(options.run, options.backend, options.threads)
+        pipeline = Pipeline.load(self.folder, options.backend, options.threads)
         names = {field.name for field in pipeline.task.fields if not field.target}
         if not names <= {"text", "text_b"}:
             raise ModelError(f"{pipeline.task.name} takes {', '.join(names)}: not to be served")
@@ -165,6 +183,15 @@ class Service:
             return [self._compute([example])[0] for example in examples]
         cut = (bool(item.get("truncated")) for item in features)
         return list(zip(predictions, cut, strict=True))
+
+
+def resident_bytes() -> int | None:
+    """Return the memory of this process; None where the system does not say (not Linux)."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        return None
+    return pages * resource.getpagesize()
 
 
 def unavailable(code: str, message: str) -> ApiError:

@@ -5,14 +5,29 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
+from easynlp.config import DataOptions
+from easynlp.deployment.package import Format
 from easynlp.errors import ConfigError
 from easynlp.options import Range
 from easynlp.pipeline import Backend
 
-__all__ = ["ExportOptions", "LoadTestOptions", "ServeOptions"]
+__all__ = ["CalibrateOptions", "ExportOptions", "LoadTestOptions", "ServeOptions"]
 
 Count = Annotated[int, Range(1)]
 Seconds = Annotated[float, Range(0)]
+Precision = Annotated[float, Range(0, 1, above=True)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrateOptions(DataOptions):
+    """Options of ``easynlp calibrate``."""
+
+    run: str
+    """Run folder: its weights and its export are calibrated each by itself; or an export alone."""
+    dev: str | None = None
+    """Labelled data that was not trained on; by default the dev data of the run."""
+    abstain_precision: Precision | None = None
+    """Find the least score from which on so large a share of the answers is right, e.g. 0.95."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,9 +39,17 @@ class ExportOptions:
     int8: bool = False
     """Quantize to int8: a quarter of the size and, on most CPUs, two to three times the speed."""
     output: str | None = None
-    """Folder to write; by default onnx/ in the run folder."""
+    """Folder to write; by default one called as the format in the run folder."""
+    format: Format = "onnx"
+    """onnx: a folder to predict with and serve; triton: a model repository for Triton Inference
+    Server; docker: what an image of easynlp serve is built from."""
     texts: str | None = None
     """File of real texts to check the export on; by default the run's dev or train data."""
+    max_drop: Annotated[float, Range(0, 100)] = 0.5
+    """Points of the dev score int8 may cost; beyond, more careful ways of int8 are tried."""
+    abstain_precision: Precision | None = None
+    """Calibrate the export on the texts, which need labels, and find the least score from which on
+    so large a share of the answers is right; by default as for the run, if that is calibrated."""
     force: bool = False
     """Keep an export that fails its check; export.json then says that it failed."""
 
@@ -35,8 +58,8 @@ class ExportOptions:
 class ServeOptions:
     """Options of ``easynlp serve``."""
 
-    run: str
-    """Run folder, or the onnx folder of an exported one."""
+    run: tuple[str, ...]
+    """Run folder, or the onnx folder of an exported one; several as NAME=FOLDER NAME=FOLDER."""
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 for all, then set an API key."""
     port: Annotated[int, Range(0, 65535)] = 8000
@@ -69,6 +92,9 @@ class ServeOptions:
     """File whose first line is the API key clients must send."""
     api_key_env: str = "EASYNLP_API_KEY"
     """Environment variable that holds the API key, if there is no file."""
+    abstain: bool = False
+    """Give no label (null) below the threshold that easynlp calibrate found; a request can ask for
+    the same, or for a threshold of its own."""
     access_log: bool = False
     """Log a line of JSON a request (never its text)."""
 
@@ -92,6 +118,11 @@ class LoadTestOptions:
     """Length of a round."""
     texts: str | None = None
     """File of texts to ask about; by default the run's dev or train data, or made-up texts."""
+    peer: bool = False
+    """Compare with the same server running one request at a time, in turns, at saturation; then
+    overload it, and measure at half its load. Takes a run folder, and the most of --clients."""
+    backend: Backend = "auto"
+    """What computes, with --peer; auto takes the first of int8, onnx and torch that is there."""
     remote: bool = False
     """Allow a server that is not on this machine."""
     api_key_env: str = "EASYNLP_API_KEY"

@@ -8,6 +8,7 @@ import random
 import re
 import time
 from collections.abc import Callable
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.platform_collector import PlatformCollector
@@ -16,11 +17,23 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from easynlp.deployment.protocol import ApiError, error_response
 
-__all__ = ["GONE", "Front", "Telemetry"]
+__all__ = ["GONE", "Front", "ModelTelemetry", "Telemetry", "route_of"]
 
 GONE = 499
 """Status logged for a request whose client did not wait for the answer."""
-ROUTES = ("/", "/predict", "/healthz", "/readyz", "/metrics", "/docs", "/openapi.json")
+ROUTES = (
+    "/", "/predict", "/models", "/healthz", "/readyz", "/metrics", "/docs", "/openapi.json", "/v2",
+    "/v2/health/live", "/v2/health/ready",
+)  # fmt: skip
+NAMED_ROUTES = [
+    (re.compile(f"{re.escape(start)}[^/]+{version}{re.escape(end)}"), f"{start}{{name}}{end}")
+    for start, version, ends in (
+        ("/models/", "", ("", "/predict")),
+        ("/v2/models/", "(?:/versions/[^/]+)?", ("", "/ready", "/infer")),
+    )
+    for end in ends
+]
+"""Patterns of paths that name a model, and how their requests are counted together."""
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -43,30 +56,41 @@ class Telemetry:
             "easynlp_request_seconds", "Time from request to answer.", ["route"],
             buckets=SECONDS, registry=self.registry,
         )  # fmt: skip
-        self.texts = Counter("easynlp_texts", "Texts answered.", registry=self.registry)
-        self.truncated = Counter(
-            "easynlp_texts_truncated", "Texts whose end was not read.", registry=self.registry
-        )
+        own: dict[str, Any] = {"labelnames": ["model"], "registry": self.registry}
+        self.texts = Counter("easynlp_texts", "Texts answered.", **own)
+        self.truncated = Counter("easynlp_texts_truncated", "Texts whose end was not read.", **own)
+        self.abstained = Counter("easynlp_texts_abstained", "Texts given no label.", **own)
         self.batch_size = Histogram(
-            "easynlp_batch_size", "Texts computed together.", buckets=SIZES, registry=self.registry
+            "easynlp_batch_size", "Texts computed together.", buckets=SIZES, **own
         )
         self.batch_seconds = Histogram(
-            "easynlp_batch_seconds", "Time to compute a batch.", buckets=SECONDS,
-            registry=self.registry,
-        )  # fmt: skip
-        self.queue = Gauge(
-            "easynlp_queue_depth", "Texts waiting or being computed.", registry=self.registry
+            "easynlp_batch_seconds", "Time to compute a batch.", buckets=SECONDS, **own
         )
+        self.queue = Gauge("easynlp_queue_depth", "Texts waiting or being computed.", **own)
         self.ready = Gauge("easynlp_ready", "Whether requests are taken.", registry=self.registry)
+
+    def of(self, model: str) -> ModelTelemetry:
+        """Return the metrics of one model."""
+        return ModelTelemetry(self, model)
+
+    def render(self) -> bytes:
+        """Return all metrics in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+class ModelTelemetry:
+    """What is counted of one model."""
+
+    def __init__(self, whole: Telemetry, model: str) -> None:
+        self.texts, self.truncated = whole.texts.labels(model), whole.truncated.labels(model)
+        self.abstained, self.queue = whole.abstained.labels(model), whole.queue.labels(model)
+        self.batch_size = whole.batch_size.labels(model)
+        self.batch_seconds = whole.batch_seconds.labels(model)
 
     def batch(self, size: int, seconds: float) -> None:
         """Note a batch."""
         self.batch_size.observe(size)
         self.batch_seconds.observe(seconds)
-
-    def render(self) -> bytes:
-        """Return all metrics in Prometheus' text format."""
-        return generate_latest(self.registry)
 
 
 class Front:
@@ -97,7 +121,7 @@ class Front:
         started = time.perf_counter()
         request_id = _request_id(scope)
         scope.setdefault("state", {})["request_id"] = request_id
-        status = 0
+        status, plain = 0, is_open(scope)
 
         async def reply(message: Message) -> None:
             nonlocal status
@@ -116,17 +140,17 @@ class Front:
                     401, "unauthorized", "send the API key: Authorization: Bearer KEY",
                     headers={"WWW-Authenticate": "Bearer"},
                 )  # fmt: skip
-                await error_response(refusal, request_id)(scope, receive, reply)
+                await error_response(refusal, request_id, plain=plain)(scope, receive, reply)
         except Exception:
             log.exception("request %s failed", request_id)
             if not status:
                 failure = ApiError(500, "internal_error", "the server failed; its log says why")
-                await error_response(failure, request_id)(scope, receive, reply)
+                await error_response(failure, request_id, plain=plain)(scope, receive, reply)
         finally:
             self._note(scope, status or GONE, time.perf_counter() - started, request_id)
 
     def _note(self, scope: Scope, status: int, seconds: float, request_id: str) -> None:
-        route = scope["path"] if scope["path"] in ROUTES else "other"
+        route = route_of(scope["path"])
         self.telemetry.requests.labels(route, str(status)).inc()
         self.telemetry.seconds.labels(route).observe(seconds)
         if self.access_log:
@@ -142,6 +166,26 @@ class Front:
                 "texts": scope["state"].get("texts"),
             }
             access.info(json.dumps(line, ensure_ascii=False))
+
+
+def is_open(scope: Scope) -> bool:
+    """Tell whether a request speaks the Open Inference Protocol, whose errors look otherwise."""
+    return str(scope["path"]).startswith("/v2")
+
+
+def route_of(path: str) -> str:
+    """Return a path's route, names of models left out; ``other`` for what there is not.
+
+    Example:
+        >>> route_of("/models/hotel/predict"), route_of("/wp-admin")
+        ('/models/{name}/predict', 'other')
+    """
+    if path in ROUTES:
+        return path
+    for pattern, route in NAMED_ROUTES:
+        if pattern.fullmatch(path):
+            return route
+    return "other"
 
 
 def _request_id(scope: Scope) -> str:

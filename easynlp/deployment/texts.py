@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,10 +15,20 @@ from easynlp.data.columns import read_examples
 from easynlp.errors import EasyNLPError
 from easynlp.tasks.base import Example, Field, Task
 
-__all__ = ["MOST_TEXTS", "read_texts", "recorded_examples", "spread"]
+__all__ = [
+    "MOST_ROWS",
+    "MOST_TEXTS",
+    "labelled_examples",
+    "read_labelled",
+    "read_texts",
+    "recorded_examples",
+    "spread",
+]
 
 MOST_TEXTS = 1000
 """Texts that are plenty."""
+MOST_ROWS = 20_000
+"""Labelled rows that are plenty."""
 
 T = TypeVar("T")
 
@@ -30,26 +40,66 @@ def recorded_examples(run: str | Path, task: Task, most: int = MOST_TEXTS) -> li
 
     Empty if the run does not say, or the files are no longer there.
     """
+    for path, columns, reading in _recorded(run, ("dev", "train")):
+        try:
+            return read_texts(path, task.fields, most, columns, **reading)
+        except EasyNLPError as error:
+            log.warning("%s cannot be read any more: %s", path, error)
+    return []
+
+
+def labelled_examples(run: str | Path, task: Task, most: int = MOST_ROWS) -> list[Example]:
+    """Return examples of the dev file a run was made with, targets included; empty as above.
+
+    Never of the training file: what was learned by heart tells nothing of new texts.
+    """
+    for path, columns, reading in _recorded(run, ("dev",)):
+        try:
+            return read_labelled(path, task.fields, most, preferred=columns, **reading)
+        except EasyNLPError as error:
+            log.warning("%s cannot be read any more: %s", path, error)
+    return []
+
+
+def _recorded(
+    run: str | Path, names: Sequence[str]
+) -> Iterator[tuple[str, Mapping[str, str] | None, dict[str, Any]]]:
+    """Yield those files of a run that are still there, with how to read them."""
     folder = Path(run)
     folder = folder if (folder / "train.yaml").is_file() else folder.parent
     try:
         recipe = yaml.safe_load((folder / "train.yaml").read_text(encoding="utf-8"))
         columns = json.loads((folder / "easynlp.json").read_text(encoding="utf-8")).get("columns")
     except (OSError, ValueError, yaml.YAMLError):
-        return []
+        return
     reading = {
         name: recipe[name]
         for name in ("encoding", "schema", "header", "format")
         if recipe.get(name) is not None
     }
-    for name in ("dev", "train"):
+    for name in names:
         path = recipe.get(name)
         if path and Path(path).is_file():
-            try:
-                return read_texts(path, task.fields, most, columns, **reading)
-            except EasyNLPError as error:
-                log.warning("%s cannot be read any more: %s", path, error)
-    return []
+            yield path, columns, reading
+
+
+def read_labelled(
+    path: str,
+    fields: Sequence[Field],
+    most: int = MOST_ROWS,
+    *,
+    preferred: Mapping[str, str] | None = None,
+    chosen: Mapping[str, str | None] | None = None,
+    **reading: Any,
+) -> list[Example]:
+    """Return examples from all over a file, targets included; see `read_texts`.
+
+    Raises:
+        DataError: If the file cannot be read or a row has no target.
+        ConfigError: If a column is wrong.
+    """
+    pairs = read_examples(path, fields, chosen=chosen, preferred=preferred, **reading)
+    return spread((example for _, example in pairs), most)
 
 
 def read_texts(

@@ -30,8 +30,9 @@ import numpy as np
 
 from easynlp.data.sampling import Source
 from easynlp.errors import ConfigError, ModelError
+from easynlp.fewshot.one_label import AnswersAsClassifier
 from easynlp.fewshot.template import Template, TemplateEncoder, add_soft_tokens
-from easynlp.tasks.base import Batch, Example, Features, Field, Prediction
+from easynlp.tasks.base import Batch, Example, Features, Field
 from easynlp.tasks.inputs import pad_rows, text_of
 from easynlp.tasks.labels import check_length, label_of
 from easynlp.tasks.text_classify import LABEL, TEXT, TEXT_B, ClassifyConfig, TextClassify
@@ -76,7 +77,7 @@ class ContrastConfig:
 Config = ContrastConfig
 
 
-class ContrastivePrompt:
+class ContrastivePrompt(AnswersAsClassifier):
     """Tell which label a text has by its mask's vector; see the module's docstring.
 
     Args:
@@ -219,10 +220,8 @@ class ContrastivePrompt:
         result: torch.Tensor = found.log_softmax(-1)
         return result
 
-    def decode(
-        self, logits: np.ndarray, batch: Batch, examples: Sequence[Example]
-    ) -> list[Prediction]:
-        """Return the label and all scores of each text, as text_classify does."""
+    def label_logits(self, logits: np.ndarray) -> np.ndarray:
+        """Return what the way in use says of each label, (texts, labels)."""
         labels = len(self.labels)
         found = logits[:, : 2 * labels].astype(np.float64)
         if self.config.inference == "head":
@@ -234,13 +233,7 @@ class ContrastivePrompt:
             answers = SHARPNESS * np.stack(
                 [near[:, owners == label].max(1) for label in range(labels)], 1
             )
-        return self._classify.decode(answers, batch, examples)
-
-    def score(
-        self, predictions: Sequence[Prediction], examples: Sequence[Example]
-    ) -> dict[str, float]:
-        """Return accuracy and macro F1."""
-        return self._classify.score(predictions, examples)
+        return np.asarray(answers)
 
 
 class Answers:

@@ -25,8 +25,9 @@ import numpy as np
 from easynlp.config import Steps
 from easynlp.data.sampling import Source
 from easynlp.errors import ConfigError, DataError
+from easynlp.fewshot.one_label import AnswersAsClassifier
 from easynlp.options import Range
-from easynlp.tasks.base import Batch, Example, Features, Field, Prediction
+from easynlp.tasks.base import Batch, Example, Features, Field
 from easynlp.tasks.inputs import pad_rows, text_of
 from easynlp.tasks.labels import Pooling, label_of, pooled_head
 from easynlp.tasks.text_classify import LABEL, TEXT, ClassifyConfig, TextClassify
@@ -67,7 +68,7 @@ class EntailmentConfig:
 Config = EntailmentConfig
 
 
-class Entailment:
+class Entailment(AnswersAsClassifier):
     """Tell which label a text has by which description it entails; see the module's docstring.
 
     Args:
@@ -215,23 +216,11 @@ class Entailment:
         result: torch.Tensor = output.logits.float().log_softmax(-1)
         return result
 
-    def decode(
-        self, logits: np.ndarray, batch: Batch, examples: Sequence[Example]
-    ) -> list[Prediction]:
-        """Return the label and all shares of each text, as text_classify does."""
-        pairs = logits.astype(np.float64).reshape(len(examples), len(self.labels), 2)
-        follows = -np.logaddexp(0.0, pairs[..., 0] - pairs[..., 1])
-        return self._classify.decode(follows, batch, examples)
-
-    def score(
-        self, predictions: Sequence[Prediction], examples: Sequence[Example]
-    ) -> dict[str, float]:
-        """Return accuracy and macro F1.
-
-        Raises:
-            DataError: If an example has no label, or an unknown one.
-        """
-        return self._classify.score(predictions, examples)
+    def label_logits(self, logits: np.ndarray) -> np.ndarray:
+        """Return the log-probability that each label's sentence follows, (texts, labels)."""
+        pairs = logits.astype(np.float64).reshape(-1, len(self.labels), 2)
+        follows: np.ndarray = -np.logaddexp(0.0, pairs[..., 0] - pairs[..., 1])
+        return follows
 
     def _gold(self, value: Any) -> int:
         if isinstance(value, list | tuple | set | frozenset):

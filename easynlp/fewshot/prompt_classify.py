@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import numpy as np
 
 from easynlp.errors import ConfigError, DataError, ModelError
+from easynlp.fewshot.one_label import AnswersAsClassifier
 from easynlp.fewshot.template import Template, TemplateEncoder, add_soft_tokens
 from easynlp.fewshot.verbalizer import (
     Reader,
@@ -37,7 +38,7 @@ from easynlp.fewshot.verbalizer import (
     logsumexp,
 )
 from easynlp.options import Range
-from easynlp.tasks.base import Batch, Example, Features, Field, Prediction
+from easynlp.tasks.base import Batch, Example, Features, Field
 from easynlp.tasks.inputs import pad_rows, text_of
 from easynlp.tasks.labels import check_length, label_of
 from easynlp.tasks.text_classify import LABEL, TEXT, TEXT_B, ClassifyConfig, TextClassify
@@ -81,7 +82,7 @@ class PromptConfig:
 Config = PromptConfig
 
 
-class PromptClassify:
+class PromptClassify(AnswersAsClassifier):
     """Tell which label a text has by what stands in the hole; see the module's docstring.
 
     Args:
@@ -255,26 +256,14 @@ class PromptClassify:
         """Return log-probabilities of the labels, (examples, labels)."""
         return self._label_log_probs(output.logits)
 
-    def decode(
-        self, logits: np.ndarray, batch: Batch, examples: Sequence[Example]
-    ) -> list[Prediction]:
-        """Return the label and all probabilities of each text, as text_classify does."""
+    def label_logits(self, logits: np.ndarray) -> np.ndarray:
+        """Return the labels' log-probabilities, (texts, labels)."""
         reader = self.reader
         scores = reader.word_scores(logits[:, : self._vocabulary].astype(np.float64), logsumexp)
         if self.config.word_score == "mean":
             scores = scores / reader.size
-        found = label_log_probs(scores, reader, self.config.scoring, logsumexp)
-        return self._classify.decode(found, batch, examples)
-
-    def score(
-        self, predictions: Sequence[Prediction], examples: Sequence[Example]
-    ) -> dict[str, float]:
-        """Return accuracy and macro F1.
-
-        Raises:
-            DataError: If an example has no label, or an unknown one.
-        """
-        return self._classify.score(predictions, examples)
+        found: np.ndarray = label_log_probs(scores, reader, self.config.scoring, logsumexp)
+        return found
 
     def _target(self, value: Any) -> int:
         if isinstance(value, list | tuple) and len(value) == 1:

@@ -16,10 +16,12 @@ from easynlp.errors import MissingExtra, ModelError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["DYNAMIC_INT8", "POSITIONS", "Model", "OnnxModel", "TorchModel"]
+__all__ = ["DYNAMIC_INT8", "INT8_WEIGHTS", "POSITIONS", "Model", "OnnxModel", "TorchModel"]
 
 DYNAMIC_INT8 = "dynamic-int8"
 """Value of ``quantization`` in the metadata of an exported int8 model."""
+INT8_WEIGHTS = "int8-weights"
+"""The same of a model stored as int8 and computed in fp32."""
 
 
 POSITIONS = "masked_positions"
@@ -83,8 +85,10 @@ class OnnxModel:
         self.inputs = tuple(item.name for item in self._session.get_inputs())
         self._output = [self._session.get_outputs()[0].name]
         metadata = self._session.get_modelmeta().custom_metadata_map
-        self.row_wise = metadata.get("quantization") == DYNAMIC_INT8
-        self.backend = "onnx int8" if self.row_wise else "onnx"
+        kind = metadata.get("quantization")
+        self.row_wise = kind == DYNAMIC_INT8
+        names = {DYNAMIC_INT8: "onnx int8", INT8_WEIGHTS: "onnx int8 weights"}
+        self.backend = names.get(kind, "onnx")
 
     def logits(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return the logits, float32.

@@ -22,7 +22,16 @@ if TYPE_CHECKING:
     from easynlp.data.sampling import Source
     from easynlp.models.backbone import Backbone
 
-__all__ = ["Batch", "Example", "Features", "Field", "MakesRows", "Prediction", "Task"]
+__all__ = [
+    "Batch",
+    "Example",
+    "Features",
+    "Field",
+    "MakesRows",
+    "OneLabel",
+    "Prediction",
+    "Task",
+]
 
 Example = Mapping[str, Any]
 Features = dict[str, Any]
@@ -148,3 +157,19 @@ class MakesRows(Protocol):
             source: Encoded training rows.
             seed: The run's.
         """
+
+
+@runtime_checkable
+class OneLabel(Protocol):
+    """What a task that answers with one label has beside `Task`, so that it can be calibrated.
+
+    Attributes:
+        labels: In the order of `label_logits`.
+        temperature: What `decode` divides the labels' logits by; 1 unless calibrated.
+    """
+
+    labels: Sequence[str]
+    temperature: float
+
+    def label_logits(self, logits: np.ndarray) -> np.ndarray:
+        """Return what the model says of each label, (texts, labels), before the temperature."""

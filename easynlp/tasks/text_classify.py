@@ -89,6 +89,7 @@ class TextClassify:
     def __init__(self, config: ClassifyConfig, tokenizer: Tokenizer) -> None:
         self.config, self.tokenizer = config, tokenizer
         self.labels = Labels(config.labels)
+        self.temperature = 1.0
         if config.multi_label:
             self.metric = "micro_f1"
         # A task that is made knows whether it wants a second text, and then wants it always.
@@ -202,12 +203,17 @@ class TextClassify:
         result: torch.Tensor = logits.log_softmax(-1)
         return result
 
+    def label_logits(self, logits: np.ndarray) -> np.ndarray:
+        """Return the logits in double precision, (rows, labels)."""
+        found: np.ndarray = logits.astype(np.float64)
+        return found
+
     def decode(
         self, logits: np.ndarray, batch: Batch, examples: Sequence[Example]
     ) -> list[Prediction]:
         """Return the label and all probabilities of each row; of equal ones the first wins."""
         names = self.labels.names
-        logits = logits.astype(np.float64)
+        logits = self.label_logits(logits)
         if self.config.multi_label:
             probs = np.round(0.5 * (1 + np.tanh(0.5 * logits)), 6)
             return [
@@ -218,7 +224,7 @@ class TextClassify:
                 for least in (self.config.threshold,)
                 for row in probs.tolist()
             ]
-        exps = np.exp(logits - logits.max(-1, keepdims=True))
+        exps = np.exp((logits - logits.max(-1, keepdims=True)) / self.temperature)
         probs = np.round(exps / exps.sum(-1, keepdims=True), 6)
         return [
             {"label": names[i], "score": row[i], "scores": dict(zip(names, row, strict=True))}

@@ -23,10 +23,10 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "tasks.base",
         "text distributed",
         "data models",
-        "metrics",
+        "calibration metrics",
         "tasks",
         "training",
-        "methods",
+        "meta methods",
         "pipeline",
         "dataset pretraining",
         "run deployment",
@@ -110,8 +110,9 @@ def test_the_loop_knows_no_task_and_no_method():
 
 FREE = (
     "errors", "extras", "options", "config", "registry", "text", "data", "tasks", "metrics",
-    "pipeline", "api", "cli", "models.runtime", "deployment.batching", "deployment.server",
-    "deployment.loadtest", "fewshot.prompt_classify", "fewshot.template", "fewshot.verbalizer",
+    "calibration", "meta", "pipeline", "api", "cli", "models.runtime", "deployment.batching",
+    "deployment.server", "deployment.calibrate", "deployment.loadtest",
+    "fewshot.prompt_classify", "fewshot.template", "fewshot.verbalizer",
     "fewshot.prompt_settings", "fewshot.deep_prompt", "distillation.settings",
 )  # fmt: skip
 BLOCKED = ("torch", "transformers", "sklearn", "scipy", "pandas", "pyarrow", "safetensors", "onnx",

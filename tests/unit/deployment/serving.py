@@ -10,8 +10,8 @@ import time
 import httpx
 import uvicorn
 
+from easynlp.deployment.fleet import Fleet, named_runs
 from easynlp.deployment.server import _listen, create_app
-from easynlp.deployment.service import Service
 from easynlp.deployment.settings import ServeOptions
 from easynlp.pipeline import Pipeline
 
@@ -22,11 +22,14 @@ class Running:
     """A server over a real socket, in a thread."""
 
     def __init__(self, run, key=None, load=None, **options):
-        self.service = Service(ServeOptions(run=str(run), **{**LIMITS, **options}), load)
+        runs = run if isinstance(run, tuple) else (str(run),)
+        loads = None if load is None else {next(iter(named_runs(runs))): load}
+        self.fleet = Fleet(ServeOptions(run=runs, **{**LIMITS, **options}), loads)
+        self.service = self.fleet.default
         listener = _listen("127.0.0.1", 0)
         self.port = listener.getsockname()[1]
         config = uvicorn.Config(
-            create_app(self.service, key), log_config=None, access_log=False, lifespan="on"
+            create_app(self.fleet, key), log_config=None, access_log=False, lifespan="on"
         )
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [listener]})
@@ -34,7 +37,7 @@ class Running:
 
     def __enter__(self):
         self.thread.start()
-        wait(lambda: self.server.started and self.service.state != "loading")
+        wait(lambda: self.server.started and self.fleet.state != "loading")
         return self
 
     def __exit__(self, *_):

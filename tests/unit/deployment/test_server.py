@@ -48,10 +48,10 @@ def test_metrics_count_what_happened(run):
         'easynlp_requests_total{route="/predict",status="422"} 1.0',
         'easynlp_requests_total{route="other",status="404"} 1.0',
         'easynlp_request_seconds_count{route="/predict"} 2.0',
-        "easynlp_texts_total 3.0",
-        "easynlp_texts_truncated_total 1.0",
-        "easynlp_batch_size_sum 3.0",
-        "easynlp_queue_depth 0.0",
+        'easynlp_texts_total{model="hotel"} 3.0',
+        'easynlp_texts_truncated_total{model="hotel"} 1.0',
+        'easynlp_batch_size_sum{model="hotel"} 3.0',
+        'easynlp_queue_depth{model="hotel"} 0.0',
         "easynlp_ready 1.0",
     ):
         assert line in text

@@ -152,3 +152,35 @@ def test_answers_are_sent_at_once(server):
         server.client.get("/healthz")
         times.append(time.perf_counter() - started)
     assert min(times) < 0.03
+
+
+def test_a_label_that_is_not_sure_is_withheld(server, run):
+    plain = server.ask({"texts": ["房间很好", "房间"]}).json()["predictions"]
+    middle = sum(each["score"] for each in plain) / 2
+    said = server.ask({"texts": ["房间很好", "房间"], "threshold": middle}).json()["predictions"]
+    assert [each["label"] is None for each in said] == [each["score"] < middle for each in plain]
+    assert [each["scores"] for each in said] == [each["scores"] for each in plain]
+    assert code(server.ask({"text": "好", "abstain": True})) == (422, "cannot_abstain")
+    assert code(server.ask({"text": "好", "threshold": 1.5})) == (422, "invalid_body")
+    assert code(server.ask({"texts": [{"text": "好", "threshold": 0.5}]})) == (422, "invalid_body")
+
+
+def test_a_server_can_abstain_by_itself(run, tmp_path):
+    import shutil
+
+    from easynlp.deployment.calibrate import calibrate
+    from easynlp.errors import ConfigError
+
+    folder = tmp_path / "run"
+    shutil.copytree(run / "onnx", folder)
+    calibrate(folder, run / "dev.jsonl")
+    with Running(folder, abstain=True) as running:
+        assert running.fleet.state == "failed"
+        assert isinstance(running.fleet.error, ConfigError)
+    calibrate(folder, run / "dev.jsonl", abstain_precision=0.9)
+    least = Pipeline.load(folder).calibration.abstention.threshold
+    with Running(folder, abstain=True) as running:
+        said = [running.ask({"text": text}).json()["prediction"] for text in ("房间很好", "房间")]
+        assert [each["label"] is None for each in said] == [e["score"] < least for e in said]
+        assert running.client.get("/").json()["threshold"] == least
+        assert running.ask({"text": "房间", "threshold": 0}).json()["prediction"]["label"]
