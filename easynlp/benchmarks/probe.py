@@ -17,6 +17,7 @@ dev file (the mean, if they are equal there). The test file decides nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -58,7 +59,6 @@ class LinearProbe:
             self._model = name.removeprefix(PREFIX)
         self.names = Names(**typed(parsed.options if with_options else {}, Names, name))
         self.seeded, self.unlabelled = self._model.startswith("random:"), False
-        self._encoders: dict[int, Encoder] = {}
 
     def takes(self, task: str) -> bool:
         """Return that it takes every task."""
@@ -100,10 +100,13 @@ class LinearProbe:
         return Learned(predict, on_dev[best], chosen, variants, encoder.parameters + head)
 
     def _encoder(self, seed: int) -> Encoder:
-        key = seed if self.seeded else 0
-        if key not in self._encoders:
-            self._encoders[key] = Encoder(self._model, self.budget.max_length, key)
-        return self._encoders[key]
+        return _encoder_of(self._model, self.budget.max_length, seed if self.seeded else 0)
+
+
+@lru_cache(maxsize=4)
+def _encoder_of(model: str, max_length: int, seed: int) -> Encoder:
+    """Return the one encoder of a model: what it has read, all probes of a call share."""
+    return Encoder(model, max_length, seed)
 
 
 def _fit(

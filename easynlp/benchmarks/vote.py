@@ -1,9 +1,10 @@
 """``vote:members=WAY@MODEL+WAY@MODEL``: several contenders answer together.
 
 Their probabilities are multiplied, each to a power of its own; the powers are those that make dev's
-labels likeliest (`easynlp.fewshot.committee.pool_weights`). A member that answers margins, as the SVM over n-grams does, is
-given the softmax of them first. What letters a text is made of and what a model makes of its
-meaning err on different rows, so ``vote:members=probe+tfidf-svm`` is often better than both.
+labels likeliest (`easynlp.fewshot.committee.pool_weights`). A member that answers margins, as the
+SVM over n-grams does, is given the softmax of them first. What letters a text is made of and what a
+model makes of its meaning err on different rows, so ``vote:members=probe+tfidf-svm`` is often
+better than both.
 Members are named as the teachers of ``committee`` are (`easynlp.benchmarks.taught`).
 """
 

@@ -177,7 +177,8 @@ def pool(members: Sequence[np.ndarray], weights: np.ndarray) -> np.ndarray:
     """Return the normalised product of members' probabilities, each to the power of its weight.
 
     Example:
-        >>> pool([np.array([[0.5, 0.5]]), np.array([[0.9, 0.1]])], np.array([1, 1])).round(6).tolist()
+        >>> found = pool([np.array([[0.5, 0.5]]), np.array([[0.9, 0.1]])], np.array([1, 1]))
+        >>> found.round(6).tolist()
         [[0.9, 0.1]]
     """
     logs = [w * np.log(np.maximum(each, LEAST)) for w, each in zip(weights, members, strict=True)]
