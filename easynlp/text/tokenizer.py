@@ -1,14 +1,14 @@
 """Texts to ids, the same way with and without torch: Hugging Face `tokenizers` underneath.
 
 A run folder holds ``tokenizer.json``; training, evaluation, prediction, export and the
-server all read it through `Tokenizer`, so there is no second preprocessing.
+server all read it through `Tokenizer`, so there is no second preprocessing. What BERT's WordPiece
+does is done by `FastWordPiece`, to the same ids and offsets; everything else by the library.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -17,6 +17,9 @@ from tokenizers import Encoding
 from tokenizers import Tokenizer as Backend
 
 from easynlp.errors import ModelError
+from easynlp.text.encoded import Encoded
+from easynlp.text.fast_check import agrees
+from easynlp.text.fast_wordpiece import FastWordPiece
 
 __all__ = ["SPACE", "Encoded", "Tokenizer"]
 
@@ -31,21 +34,14 @@ SPACE = "▁"
 """What SentencePiece writes for a space."""
 
 
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """One encoded text or pair: ids and type ids (1-D int32), character offsets (N, 2)."""
-
-    ids: np.ndarray
-    type_ids: np.ndarray
-    truncated: bool
-    offsets: np.ndarray | None = None
-
-
 class Tokenizer:
     """Encode texts and pairs with special tokens, truncated from the right.
 
     Args:
-        backend: A Hugging Face ``tokenizers.Tokenizer`` with its post-processor set.
+        backend: A Hugging Face ``tokenizers.Tokenizer`` with its post-processor set. It is not to
+            be changed afterwards: what was learned of it would be wrong.
+        fast: Whether `FastWordPiece` may take the library's place. It does so only for the
+            settings it knows, and after it has answered as the library does on probe texts.
 
     Example:
         >>> tokenizer = Tokenizer.load("runs/x")                      # doctest: +SKIP
@@ -53,7 +49,7 @@ class Tokenizer:
         array([2, 871, 534, 3], dtype=int32)
     """
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, *, fast: bool = True) -> None:
         self.backend = backend
         backend.no_padding()
         backend.no_truncation()
@@ -61,6 +57,9 @@ class Tokenizer:
         self.pad_id = self._special("[PAD]", "<pad>")
         self.mask_id = self._special("[MASK]", "<mask>", required=False)
         self.unk_id = self._special("[UNK]", "<unk>", required=False)
+        self.fast: FastWordPiece | None = None
+        if fast and (found := FastWordPiece.of(backend)) and agrees(found, self._by_library, [*found.added]):
+            self.fast = found
 
     @classmethod
     def load(cls, folder: str | Path) -> Tokenizer:
@@ -175,6 +174,10 @@ class Tokenizer:
             max_length: Most ids to return, special tokens included.
             offsets: Also return character offsets into `text` ((0, 0) at special tokens).
         """
+        if not (offsets or self.fast is None or len(text) > MAX_CHARS or len(pair or "") > MAX_CHARS):
+            found = self.fast.encode(text, pair, max_length)
+            if found is not None:
+                return found
         return self.encode_batch([text if pair is None else (text, pair)], max_length, offsets)[0]
 
     def encode_batch(
@@ -184,9 +187,21 @@ class Tokenizer:
         offsets: bool = False,
     ) -> list[Encoded]:
         """Encode many texts or pairs; see `encode`."""
-        self._set_truncation(max_length)
         limit = max(MAX_CHARS, 16 * max_length)
-        cut = [self._shorten(*_cut(text, limit), max_length) for text in texts]
+        cut = [_cut(text, limit) for text in texts]
+        found = self.fast and self.fast.encode_batch([text for text, _ in cut], max_length, offsets)
+        if not found:
+            found = self._by_library([text for text, _ in cut], max_length, offsets)
+        return [
+            item._replace(truncated=True) if was_cut else item
+            for item, (_, was_cut) in zip(found, cut, strict=True)
+        ]
+
+    def _by_library(
+        self, texts: Sequence[str | tuple[str, str]], max_length: int, offsets: bool
+    ) -> list[Encoded]:
+        self._set_truncation(max_length)
+        cut = [self._shorten(text, max_length) for text in texts]
         run = self.backend.encode_batch if offsets else self.backend.encode_batch_fast
         found: list[Encoding] = run([text for text, _ in cut])
         return [
@@ -200,7 +215,7 @@ class Tokenizer:
         ]
 
     def _shorten(
-        self, text: str | tuple[str, str], was_cut: bool, max_length: int
+        self, text: str | tuple[str, str], max_length: int
     ) -> tuple[str | tuple[str, str], bool]:
         """Cut the members of a pair after what can reach the model.
 
@@ -209,13 +224,13 @@ class Tokenizer:
         would take half a minute and gigabytes.
         """
         if isinstance(text, str) or max(map(len, text)) <= max_length:
-            return text, was_cut
+            return text, False
         short: list[str] = []
         for member in text:
             head = self.backend.encode(member, add_special_tokens=False)
             end = head.offsets[-1][1] + LONGEST_WORD if head.overflowing else len(member)
             short.append(member[:end])
-        return (short[0], short[1]), was_cut or len(short[0]) + len(short[1]) < sum(map(len, text))
+        return (short[0], short[1]), len(short[0]) + len(short[1]) < sum(map(len, text))
 
     def _set_truncation(self, max_length: int | None) -> None:
         if max_length == self._max_length:
