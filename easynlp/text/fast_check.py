@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -23,14 +24,17 @@ UNCUT = 1 << 20
 """More tokens than any probe has."""
 
 PROBES = (
-    "", " ", "好", "今天天气很好，我们去公园玩！", "iPhone 12 很贵,￥5999.00元/台", "ＡＢＣ１２３　全角",
-    "don't stop", "UPPER lower MiXed", "naïve café Ångström İstanbul ﬁ", "e\u0301a\u0300 好\u0301x\u0301",
-    "\u0301\u0301", "a\u200bb\u00adc\ufeffd", "\x00\x01tab\tnewline\r\nend", "ひらがな カタカナ ｶﾅ 漢字かな交じり",
-    "한국어 텍스트", "Ελληνικός ΣΊΣΥΦΟΣ", "эхо ЁЖ", "العَرَبِيَّة", "हिन्दी", "ภาษาไทย", "😀👍🏽👩‍👩‍👧 ☺️",
-    "≠ \u212b \u2126 豈 更", "𠀀𪜀𫝀𫠠𬺰𰀀", "〇々〆「」『』【】《》——……", "$+<=>^`|~ #@&*()[]{}",
-    "a" * 99, "b" * 100, "c" * 101, "é" * 100, "1234567890123456789", "x" * 20 + "好" + "y" * 20,
-    "http://www.example.com/a?b=c&d=1#e", "\u3000　\u00a0\u2003\u2028\u2029\u0085\x0b\x0c", "\ue000\U000e0001\ufffd\ufffe",
-    "\u0f71\u0f72\u0f74 \u302e\u302f好\u302e\u0301", "\U0001d15e\U0001d165\U0001d16d", "가\u11a8각 각",
+    "", " ", "好", "今天天气很好，我们去公园玩！", "iPhone 12 很贵,￥5999.00元/台",
+    "ＡＢＣ１２３\u3000全角", "don't stop", "UPPER lower MiXed", "naïve café Ångström İstanbul ﬁ",
+    "e\u0301a\u0300 好\u0301x\u0301", "\u0301\u0301", "a\u200bb\u00adc\ufeffd",
+    "\x00\x01tab\tnewline\r\nend", "ひらがな カタカナ ｶﾅ 漢字かな交じり", "한국어 텍스트",
+    "Ελληνικός ΣΊΣΥΦΟΣ", "эхо ЁЖ", "العَرَبِيَّة", "हिन्दी", "ภาษาไทย",
+    "😀👍🏽👩\u200d👧 ☺\ufe0f", "≠ \u212b \u2126 豈 更", "𠀀𪜀𫝀𫠠𬺰𰀀",
+    "〇々〆「」『』【】《》——……", "$+<=>^`|~ #@&*()[]{}", "a" * 99, "b" * 100, "c" * 101, "é" * 100,
+    "1234567890123456789", "x" * 20 + "好" + "y" * 20, "http://www.example.com/a?b=c&d=1#e",
+    "\u3000\u00a0\u2003\u2028\u2029\u0085\x0b\x0c", "\ue000\U000e0001\ufffd\ufffe",
+    "\u0f71\u0f72\u0f74 \u302e\u302f好\u302e\u0301", "\U0001d15e\U0001d165\U0001d16d",
+    "가\u11a8각 각",
 )  # fmt: skip
 """One text for every rule of BERT's tokenizer that is easily got wrong."""
 
@@ -68,10 +72,10 @@ def probes(added: Sequence[str] = ()) -> list[Item]:
         added: Contents of added tokens.
     """
     texts = list(PROBES)
-    for content in added[:8]:
-        texts += [content, f"好{content}x{content}{content} 好", f"{content[:-1]} {content.lower()}"]
+    for name in added[:8]:
+        texts += [name, f"好{name}x{name}{name} 好", f"{name[:-1]} {name.lower()} {name[1:]}"]
     joined = "".join(PROBES)
-    pairs: list[Item] = list(zip(PROBES, PROBES[1:], strict=False))
+    pairs: list[Item] = list(pairwise(PROBES))
     return [*texts, joined, *pairs[:12], (joined, PROBES[3]), (PROBES[3], joined)]
 
 
@@ -113,7 +117,7 @@ def differences(
             alone = fast.encode(first, second, length)
             same = _same(right, spans, offsets=True) and _same(right, ids)
             if not same or (alone is not None and not _same(right, alone)):
-                yield f"max_length {length}: {ascii(text)}"
+                yield f"max_length {length}: {text!a}"
 
 
 def _same(right: Encoded, found: Encoded, *, offsets: bool = False) -> bool:

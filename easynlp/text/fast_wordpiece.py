@@ -16,49 +16,30 @@ from __future__ import annotations
 
 import codecs
 import re
-import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any
 
 import numpy as np
-from tokenizers import PreTokenizedString
 from tokenizers import Tokenizer as Backend
 
 from easynlp.text.encoded import Encoded
+from easynlp.text.learned_words import CODE_POINTS, SPACE, UNSEEN, WORD, Learned
 from easynlp.text.special_layout import Layout, longest_first, read_layouts
 
 __all__ = ["FastWordPiece"]
 
-SPACE, WORD, UNSEEN = 1 << 30, 1 + (1 << 30), 2 + (1 << 30)
-"""What the table says of a character without an id: separates words, part of one, not asked.
-Far above every id, so that a look-up by it fails."""
-CODE_POINTS = 0x20000
-"""Characters from here on (rare ideographs, tags, private use) count as parts of words, which is
-always right and only slower."""
 HALVES = 0xD800
 """The first of 2,048 code points that are no characters."""
 CHUNK = 1 << 18
 """Characters of a batch that are worked on at a time."""
 FEW = 16
 """Texts up to which one after the other is faster than all at once."""
-MOST_WORDS, LONGEST_WORD = 1 << 15, 48
-"""Words remembered, and characters of the longest of them: some 10 MB."""
-LONGEST_STRETCH = 16
-"""Characters of the longest stretch of several words remembered."""
-FIRST_REBUILD = 8
-"""Texts with characters that the pattern of stretches lacks, before it is made anew; then twice as
-many each time."""
-MOST_IN_PATTERN = 4096
-"""Characters that the pattern of stretches knows at most."""
-
-_join, _from, _encode = np.concatenate, np.frombuffer, codecs.utf_32_le_encode
+_from, _encode = np.frombuffer, codecs.utf_32_le_encode
 _CODE, _INDEX = np.dtype("<u4"), np.dtype(np.intp)
 _WIDTH = _INDEX.itemsize
 
 Text = str | tuple[str, str]
-Pieces = tuple[int, ...]
-Spans = tuple[tuple[int, int], ...]
 
 
 class FastWordPiece:
@@ -75,26 +56,17 @@ class FastWordPiece:
     def __init__(
         self, backend: Backend, layouts: tuple[Layout, Layout], added: dict[str, int]
     ) -> None:
-        self._normalizer = backend.normalizer
-        self._lower = bool(backend.normalizer.lowercase)
-        self._pre_tokenizer = backend.pre_tokenizer
-        self._model = backend.model
         self._text, self._pair = layouts
         self.added = added
         longest = sorted(map(re.escape, added), key=len, reverse=True)
         self._find_added = re.compile("|".join(longest) or "(?!)")
         starts = {content[0] for content in added}
         self._hint = starts.pop() if len(starts) == 1 else ""
-        self._table = np.full(CODE_POINTS + 1, UNSEEN, np.intp)
-        self._table[CODE_POINTS] = WORD
-        self._identity = np.arange(backend.get_vocab_size(), dtype=np.int32)
-        self._words: dict[str, Pieces] = {}
-        self._spans: dict[str, tuple[Pieces, Spans]] = {}
-        self._stretches: dict[str, bytes] = {}
+        self._learned = Learned(backend)
+        self._table, self._identity = self._learned.table, self._learned.identity
+        self._stretches = self._learned.stretches
         self._marked: list[int] = []
         self._marks = [[self._mark(ids) for ids in layout.ids] for layout in layouts]
-        self._stretch = _pattern(map(ord, f" {_ALNUM}")).search
-        self._misses, self._rebuild_at = 0, FIRST_REBUILD
 
     @classmethod
     def of(cls, backend: Backend) -> FastWordPiece | None:
@@ -117,10 +89,7 @@ class FastWordPiece:
                 return None
             added[token.content] = number
         fast = cls(backend, layouts, added)
-        assumed = [*map(ord, f" \n{_ALNUM}")]
-        fast._learn(assumed)
-        expected = [SPACE] * 2 + [WORD] * len(_ALNUM)
-        return fast if fast._table[assumed].tolist() == expected else None
+        return fast if fast._learned.as_assumed() else None
 
     def _mark(self, ids: tuple[int, ...]) -> bytes:
         """Return what stands for special tokens among a text's characters, in UTF-32.
@@ -150,7 +119,7 @@ class FastWordPiece:
         try:
             codes = _from(head + _encode(text)[0] + tail, _CODE).astype(_INDEX)
             values = self._table[codes]
-            match = self._stretch(text)
+            match = self._learned.stretch(text)
             if match is not None:
                 values = _from(self._filled(values.tobytes(), text, len(head) // 4, match), _INDEX)
             row = self._identity[values]
@@ -168,10 +137,10 @@ class FastWordPiece:
         try:
             data = head + _encode(text)[0] + middle + _encode(pair)[0] + tail
             values = self._table[_from(data, _CODE).astype(_INDEX)].tobytes()
-            begin = len(head) // 4
+            begin, find = len(head) // 4, self._learned.stretch
             end = (begin + len(text)) * _WIDTH
-            first = self._filled(values[:end], text, begin, self._stretch(text))
-            second = self._filled(values[end:], pair, len(middle) // 4, self._stretch(pair))
+            first = self._filled(values[:end], text, begin, find(text))
+            second = self._filled(values[end:], pair, len(middle) // 4, find(pair))
             row = self._identity[_from(first + second, _INDEX)]
         except (IndexError, UnicodeEncodeError):
             return self._encode_rare(text, pair, max_length)
@@ -192,17 +161,10 @@ class FastWordPiece:
 
     def _encode_rare(self, text: str, pair: str | None, max_length: int) -> Encoded | None:
         found = self._encode_many([text if pair is None else (text, pair)], max_length, False)
-        self._misses += 1
-        if self._misses >= self._rebuild_at:
-            self._rebuild_at *= 2
-            table = self._table[:CODE_POINTS]
-            known = np.flatnonzero((table == SPACE) | (table == WORD))
-            self._stretch = _pattern(known[:MOST_IN_PATTERN].tolist()).search
+        self._learned.missed()
         return found[0] if found else None
 
-    def _filled(
-        self, values: bytes, text: str, shift: int, match: re.Match[str] | None
-    ) -> bytes:
+    def _filled(self, values: bytes, text: str, shift: int, match: re.Match[str] | None) -> bytes:
         """Return what the table says of a text with the ids of its words in their places.
 
         Args:
@@ -213,27 +175,17 @@ class FastWordPiece:
         """
         parts: list[bytes] = []
         end = 0
-        known = self._stretches
+        known, find = self._stretches, self._learned.stretch
         while match is not None:
             start, stop = match.span()
             parts.append(values[end : (start + shift) * _WIDTH])
             stretch = match[0]
             ids = known.get(stretch)
-            parts.append(self._ids_of(stretch) if ids is None else ids)
+            parts.append(self._learned.ids_of(stretch) if ids is None else ids)
             end = (stop + shift) * _WIDTH
-            match = self._stretch(text, stop)
+            match = find(text, stop)
         parts.append(values[end:])
         return b"".join(parts)
-
-    def _ids_of(self, stretch: str) -> bytes:
-        """Return the ids of a stretch of words and separators."""
-        words = stretch.split(" ")
-        get = self._words.get
-        pieces = (get(word) or self._word(word) for word in words if word)
-        found = np.array([*chain.from_iterable(pieces)], _INDEX).tobytes()
-        if len(words) == 1 or len(stretch) <= LONGEST_STRETCH:
-            _remember(self._stretches, stretch, found)
-        return found
 
     # Many texts or pairs
 
@@ -331,13 +283,14 @@ class FastWordPiece:
         self, texts: list[str], offsets: bool
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """Return the ids of all texts in one row, how many each has, and their offsets."""
+        learned = self._learned
         joined = "\n".join(texts)
         codes = np.frombuffer(joined.encode("utf-32-le"), np.uint32).astype(np.intp)
         np.minimum(codes, CODE_POINTS, out=codes)
         values = self._table[codes]
         unseen = values == UNSEEN
         if unseen.any():
-            self._learn(np.unique(codes[unseen]).tolist())
+            learned.learn(np.unique(codes[unseen]).tolist())
             values = self._table[codes]
         ends = np.ones(len(values), np.int32) if offsets else None
         if self._hint in joined:
@@ -348,18 +301,18 @@ class FastWordPiece:
                 if ends is not None:
                     ends[begin] = end - begin
         in_word = values == WORD
-        alone = values < SPACE
-        per_code = alone.astype(np.intp)
+        is_token = values < SPACE
+        per_code = is_token.astype(np.intp)
         edges = np.flatnonzero(np.diff(in_word, prepend=False, append=False))
         starts, stops = edges[::2], edges[1::2]
         words = [joined[a:b] for a, b in zip(starts.tolist(), stops.tolist(), strict=True)]
         if offsets:
-            known = [self._spans.get(word) or self._word_spans(word) for word in words]
+            known = [learned.spans.get(word) or learned.word_spans(word) for word in words]
             pieces = [ids for ids, _ in known]
         else:
-            get = self._words.get
+            get = learned.words.get
             pieces = [
-                self._word(word) if found is None else found
+                learned.word(word) if found is None else found
                 for word, found in zip(words, map(get, words), strict=True)
             ]
         per_word = np.fromiter(map(len, pieces), np.intp, len(pieces))
@@ -367,7 +320,7 @@ class FastWordPiece:
         before = np.cumsum(per_code)
         total = int(before[-1]) if len(before) else 0
         before -= per_code
-        alone = np.flatnonzero(alone)
+        alone = np.flatnonzero(is_token)
         ids = np.empty(total, np.int32)
         place = before[alone]
         ids[place] = values[alone]
@@ -391,76 +344,12 @@ class FastWordPiece:
             spans -= np.repeat(begins, counts)[:, None].astype(np.int32)
         return ids, counts, spans
 
-    # What the library is asked
-
-    def _learn(self, codes: Sequence[int]) -> None:
-        """Ask what characters are, and remember it."""
-        for code in codes:
-            self._table[code] = self._kind(chr(code))
-
-    def _kind(self, char: str) -> int:
-        """Return SPACE, WORD, or the id of a character that is a token of its own.
-
-        WORD is never wrong. Characters that canonical ordering may move, and those that fall
-        apart into several, are left to it: what they become can depend on their neighbours.
-        """
-        if unicodedata.combining(char) or len(unicodedata.normalize("NFD", char)) > 1:
-            return WORD
-        pieces = self._words_of(f"a{char}a")
-        if pieces == ["a", "a"]:
-            return SPACE
-        if len(pieces) == 3 and pieces[0] == pieces[2] == "a":
-            tokens = self._model.tokenize(pieces[1])
-            if len(tokens) == 1:
-                return int(tokens[0].id)
-        return WORD
-
-    def _words_of(self, text: str) -> list[str]:
-        if text.isascii() and text.isalnum():
-            return [text.lower() if self._lower else text]
-        normal: str = self._normalizer.normalize_str(text)
-        return [word for word, _ in self._pre_tokenizer.pre_tokenize_str(normal)]
-
-    def _word(self, text: str) -> Pieces:
-        """Return the ids of a stretch between separators."""
-        words = self._words_of(text)
-        found = tuple(token.id for word in words for token in self._model.tokenize(word))
-        _remember(self._words, text, found)
-        return found
-
-    def _word_spans(self, text: str) -> tuple[Pieces, Spans]:
-        """Return the ids of a stretch between separators, and their offsets into it."""
-        text_in_pieces = PreTokenizedString(text)
-        text_in_pieces.normalize(self._normalizer.normalize)
-        self._pre_tokenizer.pre_tokenize(text_in_pieces)
-        text_in_pieces.tokenize(self._model.tokenize)
-        encoding = text_in_pieces.to_encoding()
-        found = tuple(encoding.ids), tuple(encoding.offsets)
-        _remember(self._spans, text, found)
-        return found
-
-
-_ALNUM = "".join(chr(c) for c in range(128) if chr(c).isalnum())
-
-
-def _pattern(codes: Iterable[int]) -> re.Pattern[str]:
-    """Return what finds stretches of these characters in a text."""
-    members = "".join(rf"\U{code:08x}" for code in codes)
-    return re.compile(f"[{members}]+")
-
-
-def _remember(memory: dict[str, Any], text: str, found: Any) -> None:
-    if len(text) <= LONGEST_WORD:
-        if len(memory) >= MOST_WORDS:
-            memory.clear()
-        memory[text] = found
-
 
 def _truncate(
     row: np.ndarray, lengths: tuple[int, ...], room: int, layout: Layout
 ) -> tuple[np.ndarray, tuple[int, ...]]:
     """Return a row without the tokens that truncation takes, and the members' lengths."""
-    kept = (room,) if len(lengths) == 1 else longest_first(*lengths, room)
+    kept = (room,) if len(lengths) == 1 else longest_first(lengths[0], lengths[1], room)
     stays, at = np.ones(len(row), bool), 0
     for special, length, keep in zip(layout.ids, lengths, kept, strict=False):
         at += len(special) + length
@@ -485,9 +374,10 @@ def _chunks(numbers: Sequence[int], texts: Sequence[Any]) -> Iterator[list[int]]
 
 def _keep(counts: np.ndarray, room: int) -> np.ndarray:
     """Return how many tokens of each member stay, (rows, members) as `counts`."""
+    keep: np.ndarray = counts.copy()
     if counts.shape[1] == 1:
-        return np.minimum(counts, room)
-    keep = counts.copy()
+        np.minimum(keep, room, out=keep)
+        return keep
     for row in np.flatnonzero(counts.sum(1) > room):
         keep[row] = longest_first(int(counts[row, 0]), int(counts[row, 1]), room)
     return keep

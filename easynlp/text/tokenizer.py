@@ -57,9 +57,9 @@ class Tokenizer:
         self.pad_id = self._special("[PAD]", "<pad>")
         self.mask_id = self._special("[MASK]", "<mask>", required=False)
         self.unk_id = self._special("[UNK]", "<unk>", required=False)
-        self.fast: FastWordPiece | None = None
-        if fast and (found := FastWordPiece.of(backend)) and agrees(found, self._by_library, [*found.added]):
-            self.fast = found
+        found = FastWordPiece.of(backend) if fast else None
+        right = found is not None and agrees(found, self._by_library, [*found.added])
+        self.fast: FastWordPiece | None = found if right else None
 
     @classmethod
     def load(cls, folder: str | Path) -> Tokenizer:
@@ -174,8 +174,9 @@ class Tokenizer:
             max_length: Most ids to return, special tokens included.
             offsets: Also return character offsets into `text` ((0, 0) at special tokens).
         """
-        if not (offsets or self.fast is None or len(text) > MAX_CHARS or len(pair or "") > MAX_CHARS):
-            found = self.fast.encode(text, pair, max_length)
+        fast = None if offsets or len(text) > MAX_CHARS else self.fast
+        if fast is not None and (pair is None or len(pair) <= MAX_CHARS):
+            found = fast.encode(text, pair, max_length)
             if found is not None:
                 return found
         return self.encode_batch([text if pair is None else (text, pair)], max_length, offsets)[0]

@@ -15,9 +15,10 @@ from tokenizers import AddedToken, models, normalizers, pre_tokenizers, processo
 from tokenizers import Tokenizer as Backend
 
 from easynlp.errors import ModelError
-from easynlp.text import fast_check, fast_wordpiece
+from easynlp.text import fast_check, fast_wordpiece, learned_words
 from easynlp.text.fast_check import UNCUT, differences, fuzzed, probes
 from easynlp.text.fast_wordpiece import FastWordPiece
+from easynlp.text.learned_words import Learned
 from easynlp.text.special_layout import longest_first, read_layouts
 from easynlp.text.tokenizer import Tokenizer
 
@@ -91,7 +92,9 @@ def test_every_setting_of_the_normalizer(settings: dict) -> None:
     assert wrong(backend(**settings), [*probes(SPECIAL), *texts], (UNCUT, 9)) == []
 
 
-@pytest.mark.parametrize("settings", [{"template": False}, {"longest": 5}, {"prefix": "~"}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{"template": False}, {"longest": 5}, {"prefix": "~"}], ids=str
+)
 def test_settings_of_the_model_and_of_the_post_processor(settings: dict) -> None:
     assert wrong(backend(**settings), probes(SPECIAL), (UNCUT, 9)) == []
 
@@ -161,19 +164,20 @@ def test_a_long_text_is_cut_and_said_to_be() -> None:
 
 
 def test_rare_characters_come_into_the_pattern_and_words_are_forgotten(monkeypatch) -> None:
-    monkeypatch.setattr(fast_wordpiece, "MOST_WORDS", 7)
+    monkeypatch.setattr(learned_words, "MOST_WORDS", 7)
     found, library = both(backend())
+    learned = found._learned
     texts = [f"好{t}x{t} {t}y" for t in fuzzed(200, 4)]
     for _ in range(2):
         assert not list(differences(found, library._by_library, texts, (UNCUT,)))
-    assert max(map(len, (found._words, found._spans, found._stretches))) <= 7
-    assert "ひ" not in found._stretch.__self__.pattern
+    assert max(map(len, (learned.words, learned.spans, learned.stretches))) <= 7
+    assert "ひ" not in learned.stretch.__self__.pattern
     kana = ["ひらがなと漢字", "カタカナ"]
     for _ in range(200):
         rows = [found.encode(text, None, 99) for text in kana]
-    misses = found._misses
+    misses = learned.misses
     rows = [found.encode(text, None, 99) for text in kana]
-    assert found._misses == misses
+    assert learned.misses == misses
     assert list(map(_plain, rows)) == list(map(_plain, library.encode_batch(kana, 99)))
 
 
@@ -255,15 +259,15 @@ def test_soft_tokens_are_added_tokens_too(wordpiece: Tokenizer) -> None:
     ("name", "lie"),
     [
         ("_kind", lambda self, char: 7),
-        ("_word", lambda self, text: (7,)),
-        ("_word_spans", lambda self, text: ((7,), ((0, 1),))),
+        ("word", lambda self, text: (7,)),
+        ("word_spans", lambda self, text: ((7,), ((0, 1),))),
     ],
 )
 def test_one_that_answers_differently_is_not_used(monkeypatch, name, lie) -> None:
-    kind = FastWordPiece._kind
+    kind = Learned._kind
     if name == "_kind":  # wrong about a single punctuation mark only
         lie = lambda self, char: 7 if char == "…" else kind(self, char)  # noqa: E731
-    monkeypatch.setattr(FastWordPiece, name, lie)
+    monkeypatch.setattr(Learned, name, lie)
     tokenizer = Tokenizer(backend())
     assert tokenizer.fast is None
     assert tokenizer.encode("好…", max_length=9).ids.tolist()[0] == 2
