@@ -24,7 +24,7 @@ import numpy as np
 from tokenizers import Tokenizer as Backend
 
 from easynlp.text.encoded import Encoded
-from easynlp.text.learned_words import CODE_POINTS, SPACE, UNSEEN, WORD, Learned
+from easynlp.text.learned_words import CODE_POINTS, SPACE, STRETCH, UNSEEN, WORD, Learned
 from easynlp.text.special_layout import Layout, longest_first, read_layouts
 
 __all__ = ["FastWordPiece"]
@@ -35,7 +35,7 @@ CHUNK = 1 << 18
 """Characters of a batch that are worked on at a time."""
 FEW = 16
 """Texts up to which one after the other is faster than all at once."""
-_from, _encode = np.frombuffer, codecs.utf_32_le_encode
+_from, _encode, _stretch = np.frombuffer, codecs.utf_32_le_encode, STRETCH.search
 _CODE, _INDEX = np.dtype("<u4"), np.dtype(np.intp)
 _WIDTH = _INDEX.itemsize
 
@@ -78,6 +78,12 @@ class FastWordPiece:
         kinds = [type(backend.normalizer), type(backend.pre_tokenizer), type(backend.model)]
         if [kind.__name__ for kind in kinds] != ["BertNormalizer", "BertPreTokenizer", "WordPiece"]:
             return None
+        try:
+            backend.model.tokenize("\U0010ffff")
+        except (
+            Exception
+        ):  # bare, from the Rust library: the vocabulary has no token for the unknown
+            return None
         layouts = read_layouts(backend.post_processor)
         if layouts is None or backend.encode_special_tokens:
             return None
@@ -119,7 +125,7 @@ class FastWordPiece:
         try:
             codes = _from(head + _encode(text)[0] + tail, _CODE).astype(_INDEX)
             values = self._table[codes]
-            match = self._learned.stretch(text)
+            match = _stretch(text)
             if match is not None:
                 values = _from(self._filled(values.tobytes(), text, len(head) // 4, match), _INDEX)
             row = self._identity[values]
@@ -137,10 +143,10 @@ class FastWordPiece:
         try:
             data = head + _encode(text)[0] + middle + _encode(pair)[0] + tail
             values = self._table[_from(data, _CODE).astype(_INDEX)].tobytes()
-            begin, find = len(head) // 4, self._learned.stretch
+            begin = len(head) // 4
             end = (begin + len(text)) * _WIDTH
-            first = self._filled(values[:end], text, begin, find(text))
-            second = self._filled(values[end:], pair, len(middle) // 4, find(pair))
+            first = self._filled(values[:end], text, begin, _stretch(text))
+            second = self._filled(values[end:], pair, len(middle) // 4, _stretch(pair))
             row = self._identity[_from(first + second, _INDEX)]
         except (IndexError, UnicodeEncodeError):
             return self._encode_rare(text, pair, max_length)
@@ -161,7 +167,6 @@ class FastWordPiece:
 
     def _encode_rare(self, text: str, pair: str | None, max_length: int) -> Encoded | None:
         found = self._encode_many([text if pair is None else (text, pair)], max_length, False)
-        self._learned.missed()
         return found[0] if found else None
 
     def _filled(self, values: bytes, text: str, shift: int, match: re.Match[str] | None) -> bytes:
@@ -175,7 +180,7 @@ class FastWordPiece:
         """
         parts: list[bytes] = []
         end = 0
-        known, find = self._stretches, self._learned.stretch
+        known = self._stretches
         while match is not None:
             start, stop = match.span()
             parts.append(values[end : (start + shift) * _WIDTH])
@@ -183,7 +188,7 @@ class FastWordPiece:
             ids = known.get(stretch)
             parts.append(self._learned.ids_of(stretch) if ids is None else ids)
             end = (stop + shift) * _WIDTH
-            match = find(text, stop)
+            match = _stretch(text, stop)
         parts.append(values[end:])
         return b"".join(parts)
 

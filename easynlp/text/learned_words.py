@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 from tokenizers import PreTokenizedString
 from tokenizers import Tokenizer as Backend
 
-__all__ = ["CODE_POINTS", "SPACE", "UNSEEN", "WORD", "Learned"]
+__all__ = ["CODE_POINTS", "SPACE", "STRETCH", "UNSEEN", "WORD", "Learned"]
 
 SPACE, WORD, UNSEEN = 1 << 30, 1 + (1 << 30), 2 + (1 << 30)
 """What the table says of a character without an id: separates words, part of one, not asked.
@@ -29,11 +29,23 @@ MOST_WORDS, LONGEST_WORD = 1 << 15, 48
 """Words remembered, and characters of the longest of them: some 10 MB."""
 LONGEST_STRETCH = 16
 """Characters of the longest stretch of several words remembered."""
-FIRST_REBUILD = 8
-"""Texts with characters that the pattern of stretches lacks, before it is made anew; then twice as
-many each time."""
-MOST_IN_PATTERN = 4096
-"""Characters that the pattern of stretches knows at most."""
+IDEOGRAPHS = range(0x4E00, 0xA000)
+"""The block in which nearly all Chinese characters are, each a token of its own."""
+COMMON = (
+    *range(0x20, 0x7F),
+    *range(0x2010, 0x2027),
+    *range(0x3000, 0x3020),
+    *range(0xFF00, 0xFF20),
+)
+"""Other characters that nearly every text has some of."""
+STRETCH = re.compile(
+    r"[\x00-\x200-9A-Za-z\x7f-\xb6\xb8-\u200f\u2028-\u202f\u205f-\u2bff\u3000\u3040-\u30fa"
+    r"\u30fc-\u318f\u3200-\u33ff\ua000-\ud7ff\ue000-\uf8ff\ufe00-\ufe0f\ufe20-\ufe2f\ufe70-\ufeff"
+    r"\uff0b\uff10-\uff19\uff1c-\uff1e\uff21-\uff3a\uff41-\uff5a\uff5c\uff5e\uff66-\uffff"
+    r"\U0001f000-\U0001faff]+"
+)
+"""A stretch of characters most of which are parts of words or separate them: what lies between
+two tokens of one character. Any others would do as well; these make few different stretches."""
 ALNUM = "".join(chr(c) for c in range(128) if chr(c).isalnum())
 
 Pieces = tuple[int, ...]
@@ -52,7 +64,6 @@ class Learned:
         words: Words to ids.
         spans: Words to ids and offsets.
         stretches: Words and separators in a row to ids, as bytes of platform integers.
-        stretch: Finds the first stretch of known characters that are no tokens of their own.
 
     Args:
         backend: A tokenizer with BERT's normalizer and pre-tokenizer and a WordPiece model.
@@ -69,8 +80,8 @@ class Learned:
         self.words: dict[str, Pieces] = {}
         self.spans: dict[str, tuple[Pieces, Spans]] = {}
         self.stretches: dict[str, bytes] = {}
-        self.stretch = _pattern(map(ord, f" {ALNUM}")).search
-        self.misses, self._rebuild_at = 0, FIRST_REBUILD
+        self.learn(COMMON)
+        self._learn_ideographs(backend)
 
     def as_assumed(self) -> bool:
         """Return whether spaces and line ends separate words that ASCII letters and digits make."""
@@ -111,14 +122,14 @@ class Learned:
             _remember(self.stretches, stretch, found)
         return found
 
-    def missed(self) -> None:
-        """Say that `stretch` lacked a character; every now and then it learns what is known."""
-        self.misses += 1
-        if self.misses >= self._rebuild_at:
-            self._rebuild_at *= 2
-            table = self.table[:CODE_POINTS]
-            known = np.flatnonzero((table == SPACE) | (table == WORD))
-            self.stretch = _pattern(known[:MOST_IN_PATTERN].tolist()).search
+    def _learn_ideographs(self, backend: Backend) -> None:
+        """Enter Chinese characters by the vocabulary, if a sample of them is as it says."""
+        unknown = backend.token_to_id(self._model.unk_token)
+        ids = [backend.token_to_id(chr(code)) for code in IDEOGRAPHS]
+        found = [unknown if each is None else each for each in ids]
+        sample = range(0, len(IDEOGRAPHS), 997)
+        if all(self._kind(chr(IDEOGRAPHS[i])) == found[i] for i in sample):
+            self.table[IDEOGRAPHS.start : IDEOGRAPHS.stop] = found
 
     def _kind(self, char: str) -> int:
         """Return SPACE, WORD, or the id of a character that is a token of its own.
@@ -142,12 +153,6 @@ class Learned:
             return [text.lower() if self._lower else text]
         normal: str = self._normalizer.normalize_str(text)
         return [word for word, _ in self._pre_tokenizer.pre_tokenize_str(normal)]
-
-
-def _pattern(codes: Iterable[int]) -> re.Pattern[str]:
-    """Return what finds stretches of these characters in a text."""
-    members = "".join(rf"\U{code:08x}" for code in codes)
-    return re.compile(f"[{members}]+")
 
 
 def _remember(memory: dict[str, Any], text: str, found: Any) -> None:

@@ -29,6 +29,8 @@ after that can reach the model, and a hostile text then costs no more than a lon
 LONGEST_WORD = 100
 """Characters of the longest word a WordPiece tokenizer splits; what is cut off a text so far
 behind a token changes nothing about the token."""
+MOST_TOKENS = 4 * LONGEST_WORD
+"""Most tokens of so many characters: a Korean syllable is up to three."""
 
 SPACE = "▁"
 """What SentencePiece writes for a space."""
@@ -58,7 +60,7 @@ class Tokenizer:
         self.mask_id = self._special("[MASK]", "<mask>", required=False)
         self.unk_id = self._special("[UNK]", "<unk>", required=False)
         found = FastWordPiece.of(backend) if fast else None
-        right = found is not None and agrees(found, self._by_library, [*found.added])
+        right = found is not None and agrees(found, self.by_library, [*found.added])
         self.fast: FastWordPiece | None = found if right else None
 
     @classmethod
@@ -192,15 +194,16 @@ class Tokenizer:
         cut = [_cut(text, limit) for text in texts]
         found = self.fast and self.fast.encode_batch([text for text, _ in cut], max_length, offsets)
         if not found:
-            found = self._by_library([text for text, _ in cut], max_length, offsets)
+            found = self.by_library([text for text, _ in cut], max_length, offsets)
         return [
             item._replace(truncated=True) if was_cut else item
             for item, (_, was_cut) in zip(found, cut, strict=True)
         ]
 
-    def _by_library(
-        self, texts: Sequence[str | tuple[str, str]], max_length: int, offsets: bool
+    def by_library(
+        self, texts: Sequence[str | tuple[str, str]], max_length: int, offsets: bool = False
     ) -> list[Encoded]:
+        """Encode many texts or pairs without the fast path; for tests and comparisons."""
         self._set_truncation(max_length)
         cut = [self._shorten(text, max_length) for text in texts]
         run = self.backend.encode_batch if offsets else self.backend.encode_batch_fast
@@ -227,10 +230,16 @@ class Tokenizer:
         if isinstance(text, str) or max(map(len, text)) <= max_length:
             return text, False
         short: list[str] = []
-        for member in text:
-            head = self.backend.encode(member, add_special_tokens=False)
-            end = head.offsets[-1][1] + LONGEST_WORD if head.overflowing else len(member)
-            short.append(member[:end])
+        heads = [self.backend.encode(member, add_special_tokens=False) for member in text]
+        pieces = [[head, *head.overflowing] for head in heads]
+        first, second = (sum(map(len, each)) for each in pieces)
+        for member, parts, longer in zip(
+            text, pieces, (first > second, first <= second), strict=True
+        ):
+            # the longer stays so, for to it goes the odd one of two cut alike
+            last = (max_length + MOST_TOKENS if longer else max_length - 1) // max_length
+            cut = last + 1 < len(parts)
+            short.append(member[: parts[last].offsets[-1][1] + LONGEST_WORD] if cut else member)
         return (short[0], short[1]), len(short[0]) + len(short[1]) < sum(map(len, text))
 
     def _set_truncation(self, max_length: int | None) -> None:

@@ -18,7 +18,7 @@ from easynlp.errors import ModelError
 from easynlp.text import fast_check, fast_wordpiece, learned_words
 from easynlp.text.fast_check import UNCUT, differences, fuzzed, probes
 from easynlp.text.fast_wordpiece import FastWordPiece
-from easynlp.text.learned_words import Learned
+from easynlp.text.learned_words import SPACE, WORD, Learned
 from easynlp.text.special_layout import longest_first, read_layouts
 from easynlp.text.tokenizer import Tokenizer
 
@@ -65,7 +65,7 @@ def both(found: Backend) -> tuple[FastWordPiece, Tokenizer]:
 
 def wrong(found: Backend, texts: list, lengths: tuple[int, ...]) -> list[str]:
     fast, library = both(found)
-    return list(differences(fast, library._by_library, texts, lengths))
+    return list(differences(fast, library.by_library, texts, lengths))
 
 
 def in_pairs(texts: list[str]) -> list:
@@ -136,6 +136,19 @@ def test_longest_first_is_the_librarys_rule() -> None:
             assert longest_first(a, b, room) == (len(kinds.ids) - 3 - second, second)
 
 
+@pytest.mark.parametrize("kind", ["wordpiece", "unigram"])
+def test_of_two_long_members_the_longer_gets_the_odd_token(kind: str, request) -> None:
+    tokenizer: Tokenizer = request.getfixturevalue(kind)
+    raw = Backend.from_str(tokenizer.backend.to_str())
+    raw.enable_truncation(24, strategy="longest_first")
+    texts = ["好 " * 400, "good 好" * 90, "早餐" * 131 + "good " * 30, "棒good" * 100, "好" * 700]
+    for pair in itertools.product(texts, texts):
+        right = raw.encode(*pair)
+        for row in (tokenizer.encode(*pair, max_length=24), *tokenizer.by_library([pair], 24)):
+            assert row.ids.tolist() == right.ids
+            assert row.truncated
+
+
 def test_a_batch_keeps_its_order_and_its_portions_are_seamless(monkeypatch) -> None:
     texts = [*fuzzed(150, 3, SPECIAL), "", ""]
     mixed = [t if i % 3 else (t, texts[i - 1]) for i, t in enumerate(texts)]
@@ -163,22 +176,33 @@ def test_a_long_text_is_cut_and_said_to_be() -> None:
         assert plain[0][2]
 
 
-def test_rare_characters_come_into_the_pattern_and_words_are_forgotten(monkeypatch) -> None:
+def test_words_are_forgotten_when_there_are_too_many(monkeypatch) -> None:
     monkeypatch.setattr(learned_words, "MOST_WORDS", 7)
     found, library = both(backend())
     learned = found._learned
     texts = [f"好{t}x{t} {t}y" for t in fuzzed(200, 4)]
     for _ in range(2):
-        assert not list(differences(found, library._by_library, texts, (UNCUT,)))
+        assert not list(differences(found, library.by_library, texts, (UNCUT,)))
     assert max(map(len, (learned.words, learned.spans, learned.stretches))) <= 7
-    assert "ひ" not in learned.stretch.__self__.pattern
-    kana = ["ひらがなと漢字", "カタカナ"]
-    for _ in range(200):
-        rows = [found.encode(text, None, 99) for text in kana]
-    misses = learned.misses
-    rows = [found.encode(text, None, 99) for text in kana]
-    assert learned.misses == misses
-    assert list(map(_plain, rows)) == list(map(_plain, library.encode_batch(kana, 99)))
+
+
+def test_chinese_characters_are_entered_at_once_if_they_are_tokens() -> None:
+    found, _ = both(backend())
+    table = found._learned.table[0x4E00:0xA000]
+    assert set(table.tolist()) == {backend().token_to_id(c) for c in CHARS if "一" < c < "龥"} | {1}
+    assert not (
+        both(backend(handle_chinese_chars=False))[0]._learned.table[0x4E00:0xA000] < 99
+    ).any()
+
+
+def test_stretches_hold_what_is_no_token_of_its_own() -> None:
+    found = Learned(backend())
+    found.learn(range(0xD800))
+    table = found.table[:0xD800]
+    inside = np.array([bool(learned_words.STRETCH.match(chr(code))) for code in range(0xD800)])
+    assert inside[(table == SPACE)].all()
+    assert inside[(table == WORD)].mean() > 0.95
+    assert inside[0x4E00:0xA000].sum() == 0
 
 
 def test_threads_share_one() -> None:
@@ -252,7 +276,7 @@ def test_soft_tokens_are_added_tokens_too(wordpiece: Tokenizer) -> None:
     texts = list(fuzzed(500, 6, ["<pseudo-1>", "<pseudo-2>", "[MASK]"]))
     assert any("<pseudo-1>" in text for text in texts)
     library = Tokenizer(found.backend, fast=False)
-    assert not list(differences(found.fast, library._by_library, texts, (UNCUT, 9)))
+    assert not list(differences(found.fast, library.by_library, texts, (UNCUT, 9)))
 
 
 @pytest.mark.parametrize(
@@ -279,7 +303,7 @@ def test_differences_names_the_text_and_the_length(monkeypatch) -> None:
     monkeypatch.setattr(
         fast_wordpiece, "_keep", lambda counts, room: keep(counts, room) - (room == 7)
     )
-    lines = list(differences(fast, library._by_library, ["今天气很好房间干净"] * 2, (12, 9)))
+    lines = list(differences(fast, library.by_library, ["今天气很好房间干净"] * 2, (12, 9)))
     assert len(lines) == 2
     assert all(line.startswith("max_length 9: '\\u4eca") for line in lines)
 
@@ -324,4 +348,4 @@ def test_all_texts_of_fewclue() -> None:
         texts = list(dict.fromkeys(text for text in found if isinstance(text, str)))
         for start in range(0, len(texts), 5000):
             part = texts[start : start + 5000]
-            assert not list(differences(fast, library._by_library, part, (UNCUT, 64)))
+            assert not list(differences(fast, library.by_library, part, (UNCUT, 64)))
