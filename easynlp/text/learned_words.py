@@ -129,7 +129,7 @@ class Learned:
         found = [unknown if each is None else each for each in ids]
         sample = range(0, len(IDEOGRAPHS), 997)
         if all(self._kind(chr(IDEOGRAPHS[i])) == found[i] for i in sample):
-            self.table[IDEOGRAPHS.start : IDEOGRAPHS.stop] = found
+            self.table[IDEOGRAPHS.start : IDEOGRAPHS.stop] = np.array(found, np.intp)
 
     def _kind(self, char: str) -> int:
         """Return SPACE, WORD, or the id of a character that is a token of its own.

@@ -20,18 +20,13 @@ from easynlp.errors import ModelError
 from easynlp.text.encoded import Encoded
 from easynlp.text.fast_check import agrees
 from easynlp.text.fast_wordpiece import FastWordPiece
+from easynlp.text.special_layout import longest_first
 
 __all__ = ["SPACE", "Encoded", "Tokenizer"]
 
 MAX_CHARS = 20_000
 """A text is cut to ``max(MAX_CHARS, 16 * max_length)`` characters before tokenizing: nothing
 after that can reach the model, and a hostile text then costs no more than a long one."""
-LONGEST_WORD = 100
-"""Characters of the longest word a WordPiece tokenizer splits; what is cut off a text so far
-behind a token changes nothing about the token."""
-MOST_TOKENS = 4 * LONGEST_WORD
-"""Most tokens of so many characters: a Korean syllable is up to three."""
-
 SPACE = "▁"
 """What SentencePiece writes for a space."""
 
@@ -205,42 +200,37 @@ class Tokenizer:
     ) -> list[Encoded]:
         """Encode many texts or pairs without the fast path; for tests and comparisons."""
         self._set_truncation(max_length)
-        cut = [self._shorten(text, max_length) for text in texts]
+        found: list[Encoding | None] = [self._long_pair(text, max_length) for text in texts]
         run = self.backend.encode_batch if offsets else self.backend.encode_batch_fast
-        found: list[Encoding] = run([text for text, _ in cut])
+        rest = iter(run([text for text, row in zip(texts, found, strict=True) if row is None]))
         return [
             Encoded(
                 np.asarray(item.ids, np.int32),
                 np.asarray(item.type_ids, np.int32),
-                was_cut or bool(item.overflowing),
+                bool(item.overflowing),
                 np.asarray(item.offsets, np.int32).reshape(-1, 2) if offsets else None,
             )
-            for item, (_, was_cut) in zip(found, cut, strict=True)
+            for item in (next(rest) if row is None else row for row in found)
         ]
 
-    def _shorten(
-        self, text: str | tuple[str, str], max_length: int
-    ) -> tuple[str | tuple[str, str], bool]:
-        """Cut the members of a pair after what can reach the model.
+    def _long_pair(self, text: str | tuple[str, str], max_length: int) -> Encoding | None:
+        """Encode a pair of which a member is longer than `max_length`; None: it is not one.
 
         The library keeps all that truncation takes away in pieces, and of a pair it combines
         every piece of the one with every piece of the other: two texts of 10,000 characters
-        would take half a minute and gigabytes.
+        would take half a minute and gigabytes. So members are cut before they are joined.
         """
-        if isinstance(text, str) or max(map(len, text)) <= max_length:
-            return text, False
-        short: list[str] = []
+        room = max_length - self.backend.num_special_tokens_to_add(True)
+        if isinstance(text, str) or max(map(len, text)) <= max_length or room < 2:
+            return None
         heads = [self.backend.encode(member, add_special_tokens=False) for member in text]
-        pieces = [[head, *head.overflowing] for head in heads]
-        first, second = (sum(map(len, each)) for each in pieces)
-        for member, parts, longer in zip(
-            text, pieces, (first > second, first <= second), strict=True
-        ):
-            # the longer stays so, for to it goes the odd one of two cut alike
-            last = (max_length + MOST_TOKENS if longer else max_length - 1) // max_length
-            cut = last + 1 < len(parts)
-            short.append(member[: parts[last].offsets[-1][1] + LONGEST_WORD] if cut else member)
-        return (short[0], short[1]), len(short[0]) + len(short[1]) < sum(map(len, text))
+        if not any(head.overflowing for head in heads):
+            return None
+        first, second = (len(head) + sum(map(len, head.overflowing)) for head in heads)
+        for head, keep in zip(heads, longest_first(first, second, room), strict=True):
+            head.truncate(keep)
+        found: Encoding = self.backend.post_process(*heads)
+        return found
 
     def _set_truncation(self, max_length: int | None) -> None:
         if max_length == self._max_length:

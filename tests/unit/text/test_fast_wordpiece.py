@@ -142,11 +142,15 @@ def test_of_two_long_members_the_longer_gets_the_odd_token(kind: str, request) -
     raw = Backend.from_str(tokenizer.backend.to_str())
     raw.enable_truncation(24, strategy="longest_first")
     texts = ["好 " * 400, "good 好" * 90, "早餐" * 131 + "good " * 30, "棒good" * 100, "好" * 700]
+    texts += ["", "好", "good 好" * 12 + "g" * 150, "好 " * 40 + "q" * 99]
     for pair in itertools.product(texts, texts):
         right = raw.encode(*pair)
         for row in (tokenizer.encode(*pair, max_length=24), *tokenizer.by_library([pair], 24)):
             assert row.ids.tolist() == right.ids
-            assert row.truncated
+            assert row.type_ids.tolist() == right.type_ids
+            assert row.truncated == bool(right.overflowing)
+            spans = tokenizer.by_library([pair], 24, True)[0].offsets
+            assert list(map(tuple, spans.tolist())) == right.offsets
 
 
 def test_a_batch_keeps_its_order_and_its_portions_are_seamless(monkeypatch) -> None:
