@@ -23,6 +23,7 @@ from statistics import median
 from typing import Any
 
 from rich.table import Table
+from tokenizers import Tokenizer as Backend
 
 from easynlp.atomic import write_text
 from easynlp.benchmarks.settings import TokenizeOptions
@@ -191,7 +192,6 @@ def _compare(
 def _time(
     tokenizer: Tokenizer, peer: Any, sets: Mapping[str, Sequence[str]], options: TokenizeOptions
 ) -> Iterator[dict[str, Any]]:
-    tokenizer.backend.no_truncation()
     for name, source in SETS.items():
         texts = list(sets.get(source, next(iter(sets.values()))))
         texts = texts[:: max(1, len(texts) // options.texts)][: options.texts]
@@ -213,7 +213,8 @@ def _ways(
     That is: the way of calling and the peer, the calls' arguments, and what each side does with
     one; of ours, what makes it, anew for every round.
     """
-    backend = tokenizer.backend
+    backend = Backend.from_str(tokenizer.backend.to_str())
+    backend.no_truncation()
     calls = [(item, None) if isinstance(item, str) else item for item in items]
     size = options.batch_size
     batches = [items[i : i + size] for i in range(0, len(items), size)]
@@ -235,7 +236,7 @@ def _ways(
     transformers: Run = lambda call: peer(*call)["input_ids"]  # noqa: E731
     yield "one at a time", "tokenizers encode", calls, lambda: one(tokenizer), encode
     yield "one at a time", "transformers call", calls, lambda: one(tokenizer), transformers
-    fresh = lambda: one(Tokenizer(backend))  # noqa: E731
+    fresh = lambda: one(Tokenizer(tokenizer.backend))  # noqa: E731
     yield "one, nothing learned yet", "tokenizers encode", calls, fresh, encode
     yield f"batches of {size}", "encode_batch_fast", batches, many(False), bare
     yield "all at once", "encode_batch_fast", [items], many(False), bare

@@ -57,6 +57,7 @@ class Tokenizer:
         found = FastWordPiece.of(backend) if fast else None
         right = found is not None and agrees(found, self.by_library, [*found.added])
         self.fast: FastWordPiece | None = found if right else None
+        self._set_truncation(None)
 
     @classmethod
     def load(cls, folder: str | Path) -> Tokenizer:
@@ -229,7 +230,7 @@ class Tokenizer:
         first, second = (len(head) + sum(map(len, head.overflowing)) for head in heads)
         for head, keep in zip(heads, longest_first(first, second, room), strict=True):
             head.truncate(keep)
-        found: Encoding = self.backend.post_process(*heads)
+        found: Encoding = self.backend.post_process(heads[0], heads[1])
         return found
 
     def _set_truncation(self, max_length: int | None) -> None:
