@@ -356,7 +356,6 @@ class MetaKdOptions:
     """Print the report as JSON in place of the table."""
 
 
-
 @dataclass(frozen=True, kw_only=True)
 class TokenizeOptions:
     """Options of ``easynlp bench tokenize``."""

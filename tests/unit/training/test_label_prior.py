@@ -140,4 +140,4 @@ def test_a_run_leans_and_answers_without_the_names(tmp_path, tiny_folder, review
         task="text_classify", train=str(reviews_file), output=str(tmp_path / "run"), probe="only",
         model=str(tiny_folder), label_names="好评=好,满意;差评=差,失望",
     )  # fmt: skip
-    assert run.predict("房间干净")["label"] in ("好评", "差评")
+    assert run.predict(["房间干净"])[0]["label"] in ("好评", "差评")
