@@ -168,9 +168,7 @@ class _Bank:
         self._labels = found if found is not None and len(found) == len(self._vectors) else None
 
 
-def cap(
-    plan: Plan, *, pretrained: str = "", weight: float = 0.3, temperature: float = 0.1
-) -> Plan:
+def cap(plan: Plan, *, pretrained: str = "", weight: float = 0.3, temperature: float = 0.1) -> Plan:
     """Hold a model's vectors of texts to those of the model it is trained from.
 
     Alone, with ``easynlp train --method cap``, this is the paper's PrC: the model stays near what
@@ -195,6 +193,4 @@ def cap(
         raise ConfigError(f"cap: {start.name} has other tokens than the model that is trained")
     other: Any = start.with_head("AutoModel")
     layers = range(int(start.config.num_hidden_layers))
-    return with_contrast(
-        plan, [Guide(other, None, layers)], weight=weight, temperature=temperature
-    )
+    return with_contrast(plan, [Guide(other, None, layers)], weight=weight, temperature=temperature)

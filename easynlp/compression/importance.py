@@ -60,8 +60,8 @@ def encoder_layers(model: torch.nn.Module) -> list[Any]:
     if found is None or not all(hasattr(layer, part) for layer in found for part in parts):
         kind = getattr(getattr(base, "config", None), "model_type", type(base).__name__)
         raise ModelError(
-            f"pruning works on encoders shaped like BERT (bert, roberta, electra …), not on {kind}; "
-            "--int8 alone works on every model that exports"
+            f"pruning works on encoders shaped like BERT (bert, roberta, electra …), not on "
+            f"{kind}; --int8 alone works on every model that exports"
         )
     return list(found)
 
@@ -101,7 +101,8 @@ def measure_importance(
     forward = make_forward(model, "fp32", device)
     scores = [_LayerScores(layer) for layer in layers]
     was_training = model.training
-    model.eval()
+    frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+    model.eval().requires_grad_(True)
     try:
         for start in range(0, len(rows), batch_size):
             chosen = rows[start : start + batch_size]
@@ -116,6 +117,8 @@ def measure_importance(
     finally:
         model.zero_grad(set_to_none=True)
         model.train(was_training)
+        for parameter in frozen:
+            parameter.requires_grad_(False)
         for score in scores:
             score.handle.remove()
     return Importance(

@@ -123,10 +123,10 @@ def qat(plan: Plan, *, activations: bool = True, tables: bool = True) -> Plan:
     sight = _Sight(plan.model) if activations else None
     for module in matrices:
         # The class and not the module: names, ties and hooks of its weights stay what they are.
-        module.__class__, module.sight = RoundedLinear, sight
+        module.__class__ = RoundedLinear
+        setattr(module, "sight", sight)  # noqa: B010 - to mypy it is a plain layer still
     if tables:
         for module in base.modules():
             if type(module) is torch.nn.Embedding:
                 module.__class__ = RoundedEmbedding
     return replace(plan)
-

@@ -164,5 +164,7 @@ def answered(pipeline: Pipeline, examples: Sequence[Example]) -> list[Example]:
     found: list[Example] = []
     for example, said in zip(examples, pipeline.predict(examples), strict=True):
         given = {name: said.get(name, said.get(f"{name}s")) for name in targets}
-        found.append({**pipeline.example(example), **{k: v for k, v in given.items() if v is not None}})
+        found.append(
+            {**pipeline.example(example), **{k: v for k, v in given.items() if v is not None}}
+        )
     return found

@@ -1,4 +1,4 @@
-"""Importance and pruning: exact where nothing is lost, and widths that know nothing of each other."""
+"""Importance and pruning: exact where nothing is lost; no width knows of another."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ import copy
 
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification, RobertaConfig, RobertaForMaskedLM
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    RobertaConfig,
+    RobertaForMaskedLM,
+)
 
 from easynlp.compression.importance import Importance, encoder_layers, measure_importance
 from easynlp.compression.prune import (
@@ -140,9 +145,7 @@ def test_a_cut_model_says_what_the_whole_one_says_without_those_parts(tuned, tmp
         gone = sorted(set(range(64)) - set(cut.neurons[number]))
         layer.output.dense.weight.data[:, gone] = 0
     batch = batch_of(task, source)
-    torch.testing.assert_close(
-        logits(small, batch), logits(silenced, batch), rtol=1e-4, atol=1e-5
-    )
+    torch.testing.assert_close(logits(small, batch), logits(silenced, batch), rtol=1e-4, atol=1e-5)
     expected = "narrow_bert" if width < 1 else "bert"
     assert core(small).config.model_type == expected
     if width < 1:
@@ -188,9 +191,7 @@ def test_a_narrow_model_is_saved_loaded_and_cut_again(tuned, tmp_path):
     task, model, source = tuned
     config = core(model).config
     importance = measure_importance(task, model, source)
-    save_pruned(
-        model, make_cut(config, importance, width=0.5), task.tokenizer, tmp_path / "narrow"
-    )
+    save_pruned(model, make_cut(config, importance, width=0.5), task.tokenizer, tmp_path / "narrow")
     narrow = task.build(Backbone.load(str(tmp_path / "narrow"))).eval()
     core(narrow).save_pretrained(tmp_path / "again")
     task.tokenizer.save(tmp_path / "again")
@@ -219,9 +220,7 @@ def test_other_architectures_keep_their_heads_and_their_ties(tmp_path, tiny_back
     assert len(cut.heads[0]) == 2
     assert cut.positions == 33  # its first position is the padding's id and one more
     save_pruned(model, cut, tiny_backbone.tokenizer, tmp_path / "roberta")
-    small, info = RobertaForMaskedLM.from_pretrained(
-        tmp_path / "roberta", output_loading_info=True
-    )
+    small, info = RobertaForMaskedLM.from_pretrained(tmp_path / "roberta", output_loading_info=True)
     assert not info["missing_keys"]
     assert small.config.intermediate_size == 32
     assert torch.equal(
@@ -230,7 +229,7 @@ def test_other_architectures_keep_their_heads_and_their_ties(tmp_path, tiny_back
 
 
 def test_tokens_keep_their_rows(tuned, tmp_path):
-    task, model, _ = tuned
+    _, model, _ = tuned
     config = core(model).config
     kept = (0, 1, 2, 3, 4, 9, 7)
     cut = Cut(**{**vars(full_cut(config)), "tokens": kept})
