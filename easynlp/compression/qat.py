@@ -7,6 +7,8 @@ with a scale for each row, activations asymmetric with the smallest and largest 
 it runs. Gradients pass the rounding as if it were not there. Heads stay as they are: so they do in
 the export. Deviation: the ranges of activations are those of the row at hand and not a moving
 average, because the export takes them so; padding, which the export does not see, is left out.
+Where the export computes the last layer for the first token alone, its range is that token's, and
+here the whole row's.
 
 The weights that are trained and saved are the ones before rounding, under their usual names.
 """
@@ -104,7 +106,7 @@ def qat(plan: Plan, *, activations: bool = True, tables: bool = True) -> Plan:
     Args:
         plan: What to change; its model is a transformers encoder with a head.
         activations: Round what matrices read as well.
-        tables: Round embedding tables as well.
+        tables: Round embedding tables as well: those the export rounds, which are the large ones.
 
     Raises:
         ConfigError: If the plan's model rounds already.
@@ -126,7 +128,9 @@ def qat(plan: Plan, *, activations: bool = True, tables: bool = True) -> Plan:
         module.__class__ = RoundedLinear
         setattr(module, "sight", sight)  # noqa: B010 - to mypy it is a plain layer still
     if tables:
+        from easynlp.deployment.quantize import SMALLEST_TABLE
+
         for module in base.modules():
-            if type(module) is torch.nn.Embedding:
+            if type(module) is torch.nn.Embedding and module.weight.numel() >= SMALLEST_TABLE:
                 module.__class__ = RoundedEmbedding
     return replace(plan)

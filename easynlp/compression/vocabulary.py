@@ -112,7 +112,14 @@ def _level(character: str) -> int:
 
 
 def unknown_rate(tokenizer: Tokenizer, texts: Sequence[str]) -> float:
-    """Return the share of the tokens of texts that the tokenizer does not know; 0 of no text."""
-    counts = count_tokens(texts, tokenizer)
-    total = counts.total()
-    return counts[tokenizer.unk_id] / total if total else 0.0
+    """Return the share of the characters of texts that the tokenizer does not know; 0 of no text.
+
+    Characters and not tokens: Unigram makes one unknown token of a whole stretch.
+    """
+    unknown = total = 0
+    for text in texts:
+        cut = tokenizer.backend.encode(text, add_special_tokens=False)
+        for i, (start, end) in zip(cut.ids, cut.offsets, strict=True):
+            total += end - start
+            unknown += (end - start) * (i == tokenizer.unk_id)
+    return unknown / total if total else 0.0
