@@ -33,6 +33,9 @@ __all__ = ["Material", "interval"]
 
 log = logging.getLogger("easynlp")
 DRAWS = 300
+SHARE, ENTRY, LEAST = 0.35, 64, 500
+"""Of a target size the share that tokens may take, the bytes of one beside its row (scale, and name
+in the tokenizer's file), and the tokens that are kept in any case."""
 
 
 @dataclass
@@ -127,8 +130,12 @@ class Material:
     def vocabulary(self) -> Vocabulary:
         """What the vocabulary is cut to; neither dev nor test are counted."""
         texts = texts_of([*self.splits["train"], *self.unlabeled])
+        size = self.config.vocab_size
+        if not size and self.config.budget is not None:
+            each = int(self.model_config.hidden_size) + ENTRY
+            size = max(LEAST, int(SHARE * self.config.budget / each))
         return choose_vocabulary(
-            self.task.tokenizer, texts, size=self.config.vocab_size, fallback=self.config.fallback
+            self.task.tokenizer, texts, size=size, fallback=self.config.fallback
         )
 
     @cached_property

@@ -67,7 +67,8 @@ class CompressConfig(DataOptions):
     """Keep only the tokens that training and unlabelled texts use, and common characters; and
     only the positions that --max-length needs."""
     vocab_size: Steps = 0
-    """With --vocab: most tokens to keep; 0: all that are used, and the fallback."""
+    """With --vocab: most tokens to keep; 0: all that are used, and the fallback, within about a
+    third of --target-size."""
     fallback: Steps = 1000
     """With --vocab: characters to keep that the texts do not hold, the most common first."""
     int8: bool = False

@@ -93,8 +93,11 @@ def test_sizes_are_read():
 
 
 def test_the_picture_is_xml_and_holds_every_candidate():
-    dots = [Dot("a <1>", 4.0, 90.0, 88.0, 92.0, front=True, chosen=True),
-            Dot("b", 10.0, 91.0, 89.0, 93.0, front=True), Dot("c", 12.0, 90.5, 89.0, 92.0)]  # fmt: skip
+    dots = [
+        Dot("a <1>", 4.0, 90.0, 88.0, 92.0, front=True, chosen=True),
+        Dot("b", 10.0, 91.0, 89.0, 93.0, front=True),
+        Dot("c", 12.0, 90.5, 89.0, 92.0),
+    ]
     text = draw(dots, title="runs/x & more", metric="accuracy", budget=5.0, floor=89.5)
     root = ElementTree.fromstring(text)
     space = "{http://www.w3.org/2000/svg}"

@@ -36,8 +36,9 @@ def trained(tmp_path_factory, tiny_folder):
 
 
 def options(home, **changes):
-    plain = {"run": str(home / "run"), "output": str(home / "small"), "width": (0.5,), "depth": (1,),
-             "vocab": True, "int8": True, "static": True, "qat": "always", "max_drop": 60.0,
+    plain = {"run": str(home / "run"), "output": str(home / "small"), "width": (0.5,),
+             "depth": (1,), "vocab": True, "int8": True, "static": True, "qat": "always",
+             "max_drop": 60.0,
              "steps": 20, "lr": 5e-3, "batch_size": 8, "precision": "fp32", "fallback": 5,
              "rounds": 2, "method": ("cap",), "timed": 4}  # fmt: skip
     return CompressConfig(**{**plain, **changes})
@@ -105,7 +106,8 @@ def test_recovery_goes_on_to_the_same_weights(trained, stopped):
 
 def test_no_candidate_within_the_budget_is_said(trained):
     changes = {"width": (), "depth": (), "vocab": False, "fallback": 1000, "rounds": 1,
-               "static": False, "method": (), "int8": False, "qat": "never", "candidates": 1}  # fmt: skip
+               "static": False, "method": (), "int8": False, "qat": "never",
+               "candidates": 1}  # fmt: skip
     result = compress(
         options(trained, output=str(trained / "no"), target_size="1KB", steps=1, **changes)
     )

@@ -71,9 +71,7 @@ def test_the_teacher_reads_the_students_tokens_under_its_own_ids(tiny_backbone, 
     student = type(task).restore(task.saved(), words.tokenizer)
     small = student.build(plain(Backbone.load(str(tmp_path / "cut")))).eval()
     source = EncodedRows.of(student.encode_batch(rows))
-    plan = with_guide(
-        Plan(student, small, (task_term(student),)), Guide(model, words.kept, (0, 1))
-    )
+    plan = with_guide(Plan(student, small, (task_term(student),)), Guide(model, words.kept, (0, 1)))
     _, losses = plan.total(one_pass(plan, source))
     assert losses["hidden"].item() == pytest.approx(0, abs=1e-5)
     # Under the student's ids the teacher would read other words.

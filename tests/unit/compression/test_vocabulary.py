@@ -20,8 +20,9 @@ def test_what_the_texts_use_stays_as_it_was_cut(tokenizer_of_each_kind):
     found = choose_vocabulary(tokenizer, TEXTS, fallback=0)
     assert found.tokenizer.vocab_size == len(found.kept) < tokenizer.vocab_size
     for text in TEXTS:
-        old, new = tokenizer.encode(text, max_length=32), found.tokenizer.encode(
-            text, max_length=32
+        old, new = (
+            tokenizer.encode(text, max_length=32),
+            found.tokenizer.encode(text, max_length=32),
         )
         assert [found.kept[i] for i in new.ids] == old.ids.tolist()
     assert unknown_rate(found.tokenizer, TEXTS) == 0
