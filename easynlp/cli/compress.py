@@ -62,7 +62,7 @@ def _table(result: Result) -> Any:
         mark = "*" if row.name == result.chosen else "o" if row.name in result.front else ""
         table.add_row(
             mark, row.name, f"{100 * row.score:.2f}", f"{100 * row.low:.1f}-{100 * row.high:.1f}",
-            f"{-row.drop:+.2f}", f"{row.bytes / 1e6:.2f}", f"{row.parameters / 1e6:.2f} M",
+            f"{0.0 - row.drop:+.2f}", f"{row.bytes / 1e6:.2f}", f"{row.parameters / 1e6:.2f} M",
             f"{100 * row.unknown:.2f}%", f"{row.p50_ms:.2f}", f"{row.p99_ms:.2f}",
             f"{row.speedup:.1f}x", f"{row.memory_mb:.0f}",
         )  # fmt: skip

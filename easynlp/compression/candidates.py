@@ -201,7 +201,8 @@ def shapes_to_try(
         fit = [s for s in group if size_of[s] <= config.budget]
         found += sorted(fit, key=lambda s: s.vocab)[:1]
     # What the layers hold is what was learned of the task; of the table most is never read.
-    found.sort(key=lambda s: (-s.width * s.depth, s.vocab))
+    # Of shapes that hold as much, the deepest.
+    found.sort(key=lambda s: (-s.width * s.depth, -s.depth, s.vocab))
     return found[: config.candidates] or [min(size_of, key=lambda s: size_of[s])]
 
 

@@ -220,7 +220,7 @@ class _Shop:
         )  # fmt: skip
         log.info(
             "%s: %s %.4f (%+.2f points), %.2f MB, p50 %.2f ms", name, served.task.metric, score,
-            -found.drop, found.bytes / 1e6, found.p50_ms,
+            0.0 - found.drop, found.bytes / 1e6, found.p50_ms,
         )  # fmt: skip
         return self.done.add(found)
 
@@ -308,7 +308,7 @@ def _why(
     if best is not None:
         return (
             f"{best.name} is kept: {best.bytes / 1e6:.2f} MB of {baseline.bytes / 1e6:.2f} "
-            f"({100 * (best.bytes / baseline.bytes - 1):+.1f} %), {-best.drop:+.2f} points on dev, "
+            f"({100 * (best.bytes / baseline.bytes - 1):+.1f} %), {0.0 - best.drop:+.2f} points on dev, "
             f"{best.speedup:.1f} times as fast as fp32."
         )
     if not tried:
