@@ -308,7 +308,8 @@ def _why(
     if best is not None:
         return (
             f"{best.name} is kept: {best.bytes / 1e6:.2f} MB of {baseline.bytes / 1e6:.2f} "
-            f"({100 * (best.bytes / baseline.bytes - 1):+.1f} %), {0.0 - best.drop:+.2f} points on dev, "
+            f"({100 * (best.bytes / baseline.bytes - 1):+.1f} %), {0.0 - best.drop:+.2f} points "
+            "on dev, "
             f"{best.speedup:.1f} times as fast as fp32."
         )
     if not tried:

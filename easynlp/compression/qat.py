@@ -35,8 +35,8 @@ def round_weights(weight: torch.Tensor) -> torch.Tensor:
         weight: Shape (rows, columns).
 
     Example:
-        >>> round_weights(torch.tensor([[1.27, 0.514]])).round(decimals=4).tolist()
-        [[1.27, 0.51]]
+        >>> (round_weights(torch.tensor([[1.27, 0.514]])) * 100).round().tolist()
+        [[127.0, 51.0]]
     """
     with torch.no_grad():
         scale = weight.abs().amax(-1, keepdim=True) / 127

@@ -88,10 +88,12 @@ def test_recovery_brings_a_cut_model_back_to_its_teacher(tiny_backbone, tmp_path
     save_pruned(model, cut, task.tokenizer, tmp_path / "cut")
     backbone = Backbone.load(str(tmp_path / "cut"))
     small = task.build(plain(backbone))
-    plan = with_guide(Plan(task, small, (task_term(task),), backbone), Guide(model, None, (0,)))
+    guide = Guide(model, None, (0,))  # its labels are chance: it teaches alone
+    plan = with_guide(Plan(task, small, (task_term(task),), backbone), guide, labels=0)
     events = list(
         fit(plan, source, FitOptions(steps=60, batch_size=8, lr=5e-3), state=State(), device=CPU)
     )
+    assert set(events[0].losses) == {"soft", "hidden"}
     assert events[-1].losses["soft"] < 0.5 * events[0].losses["soft"]
     assert events[-1].losses["hidden"] < events[0].losses["hidden"]
     assert config.num_hidden_layers == 2  # the teacher is what it was
