@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
+from easynlp.benchmarks.landing_settings import LandingBenchOptions
 from easynlp.benchmarks.settings import (
     FewclueOptions,
     MaskedOptions,
@@ -23,8 +25,8 @@ from easynlp.demo.settings import DemoOptions
 from easynlp.deployment.settings import LoadTestOptions
 from easynlp.errors import GateError
 
-__all__ = ["demo", "fewclue", "masked", "metakd", "models", "pretrain", "serve", "speed",
-           "tokenize"]  # fmt: skip
+__all__ = ["demo", "fewclue", "landing", "masked", "metakd", "models", "pretrain", "serve",
+           "speed", "tokenize"]  # fmt: skip
 
 
 def demo(tokens: Sequence[str]) -> Command:
@@ -97,6 +99,15 @@ def metakd(tokens: Sequence[str]) -> Command:
         "bench metakd", "Score MetaKD on several domains beside plain distillation and placebos.",
         (MetaKdOptions,), _metakd, recipe=True,
         after="Example: easynlp bench metakd --data shopping --domains 4 --output runs/metakd",
+    )  # fmt: skip
+
+
+def landing(tokens: Sequence[str]) -> Command:
+    """Make the command."""
+    return Command(
+        "bench landing", "Measure the road from few labels to a small served model, by targets.",
+        (LandingBenchOptions,), _landing, recipe=True,
+        after="Example: easynlp bench landing --parts latency,eprstmt --pool-rows 3000",
     )  # fmt: skip
 
 
@@ -205,6 +216,39 @@ def _metakd(options: MetaKdOptions) -> None:
         say_json(report)
     else:
         say_table(metakd_table(report))
+
+
+def _landing(options: LandingBenchOptions) -> None:
+    prepare_process(options.threads)
+    from easynlp.benchmarks.landing import bench_landing
+    from easynlp.benchmarks.landing_page import landing_tables, write_landing_page
+
+    report = bench_landing(options, partial(_smaller, options))
+    if options.write:
+        write_landing_page(report, Path(options.write))
+    if options.json:
+        say_json(report)
+    else:
+        for table in landing_tables(report):
+            say_table(table)
+
+
+def _smaller(
+    options: LandingBenchOptions, run: Path, output: Path, files: Mapping[str, str], budget: int
+) -> Path | None:
+    """Compress a run to so many bytes; return what is served, None if nothing was kept."""
+    from easynlp.compression.compress import compress
+    from easynlp.compression.settings import CompressConfig
+
+    found = compress(CompressConfig(
+        run=str(run), output=str(output), train=files["train"], dev=files["dev"],
+        unlabeled=files["pool"] if Path(files["pool"]).stat().st_size else None,
+        target_size=str(budget), max_drop=options.compress_drop, epochs=options.compress_epochs,
+        candidates=options.compress_candidates, threads=options.threads, seed=options.seed,
+        resume=(output / "compress.yaml").is_file(),
+    ))  # fmt: skip
+    kept = (each.export for each in found.candidates if each.name == found.chosen)
+    return next((Path(each) for each in kept), None)
 
 
 def _serve(options: LoadTestOptions, output: JsonOption) -> None:

@@ -49,6 +49,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "bench fewclue": ("easynlp.cli.bench:fewclue", "Score few-shot methods on FewCLUE, by rules."),
     "bench masked": ("easynlp.cli.bench:masked", "Score masked-LM heads on held-out text."),
     "bench metakd": ("easynlp.cli.bench:metakd", "Score MetaKD on several domains."),
+    "bench landing": ("easynlp.cli.bench:landing", "Measure the landing road, target by target."),
     "bench serve": ("easynlp.cli.bench:serve", "Load-test a server."),
 }
 """Name to (function that returns its `Command`, summary); imported only when meant."""
