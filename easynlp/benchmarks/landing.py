@@ -42,7 +42,7 @@ from easynlp.benchmarks.landing_time import (
     take_turns,
 )
 from easynlp.benchmarks.timing import machine
-from easynlp.errors import DataError, ModelError
+from easynlp.errors import ConfigError, DataError, GateError, ModelError
 from easynlp.pipeline import META, fingerprint
 
 __all__ = ["Compressor", "bench_landing"]
@@ -314,7 +314,7 @@ def bench_landing(
         log.info("%s ...", name)
         try:
             figures, details[name] = parts[name]()
-        except (DataError, ModelError) as error:
+        except (ConfigError, DataError, GateError, ModelError) as error:
             skipped[name] = str(error).splitlines()[0]
             log.warning("%s is left out: %s", name, skipped[name])
             continue

@@ -140,6 +140,7 @@ def test_training_rows_near_test_rows_are_left_out(options):
         labelled_set(replace(options, set_rows=1), SET)
 
 
+@pytest.mark.slow
 def test_compression_is_measured_beside_the_same_model_in_fp32(options):
     options = replace(options, parts=("compress",))
     plain = figures_of(bench_landing(options))
@@ -167,6 +168,22 @@ def test_compression_is_measured_beside_the_same_model_in_fp32(options):
     assert "no candidate of" in measured(None)["compress_bytes"].note
 
 
+@pytest.mark.slow
+def test_the_command_compresses_with_easynlp_compress(options, tmp_path, capsys):
+    given = ["--parts", "compress", "--data-root", options.data_root, "--sets", SET]
+    given += ["--set-rows", "12", "--set-pool", "8", "--compress-model", options.compress_model]
+    given += ["--compress-steps", "2", "--evaluations", "2", "--batch-size", "8", "--timed", "8"]
+    given += ["--rounds", "2", "--max-length", "32", "--output", str(tmp_path / "cli")]
+    given += ["--compress-drop", "100", "--compress-epochs", "1", "--compress-candidates", "1"]
+    assert main(["bench", "landing", *given, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    about = figures_of(report)["compress_bytes"]
+    assert next(tmp_path.glob("cli/compress-*/compressed/candidates.jsonl")).is_file()
+    assert about["value"] > 50
+    assert about["note"].startswith(("easynlp compress", "int8 export, for no candidate"))
+
+
+@pytest.mark.slow
 def test_tiers_are_timed(options):
     report = bench_landing(replace(options, parts=("latency",)))
     found = figures_of(report)
