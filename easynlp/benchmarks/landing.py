@@ -111,6 +111,7 @@ class _Bench:
         teacher = school.few_shot_teacher()
         size, teaching = parameters(teacher), right_of(teacher, rows.test)
         table = [_row("teacher", size, teaching)]
+        known = floors(rows, self.options.seed)
         candidates: list[tuple[float, float, dict[str, tuple[float, str]]]] = []
         for student in self.options.students:
             arms = {arm: school.search(student, arm, teacher) for arm in ARMS}
@@ -125,7 +126,8 @@ class _Bench:
                 "size": (size / own, f"{own:,} of {size:,}"),
                 "gain": (more["points"], f"{student}; 95% [{more['low']:+.1f}, "
                          f"{more['high']:+.1f}]; placebo {chance:+.1f}"),
-                "share": (share, f"{student}; teacher {100 * teaching.mean():.1f}"),
+                "share": (share, f"{student}; teacher {100 * teaching.mean():.1f}, "
+                          f"{_best(known)}"),
             }))  # fmt: skip
         figures = [
             judge(f"{kind}_{tier}", *said)
@@ -133,7 +135,7 @@ class _Bench:
             for kind, said in _of_size(candidates, tier).items()
         ]
         table += [_row(f"floor: {name}", None, right)
-                  for name, right in floors(rows, self.options.seed).items()]  # fmt: skip
+                  for name, right in known.items()]  # fmt: skip
         details = {"rows": table, "counts": rows.counts(), "notes": dict(rows.notes)}
         return figures, details
 
@@ -176,7 +178,8 @@ class _Bench:
         )
         ratio, wide = (faster(times, "student", key) for key in list(sides)[1:])
         note = f"{served.kind}; teacher {100 * taught.mean():.1f}, student {100 * right.mean():.1f}"
-        budget = f"{len(rows.train)} labels"
+        known = floors(rows, options.seed)
+        budget = f"{_best(known)}; {len(rows.train)} labels"
         figures = [
             judge(f"{name}_bytes", served.bytes / 1e6, f"{options.set_student}, {served.kind}"),
             judge(f"{name}_share", 100 * float(right.mean() / taught.mean()), f"{note}; {budget}"),
@@ -191,7 +194,7 @@ class _Bench:
         table += [_row(f"{options.set_student}, {arm}", size, right_of(each.folder, rows.test),
                        each) for arm, each in arms.items()]  # fmt: skip
         table += [_row(f"floor: {key}", None, found)
-                  for key, found in floors(rows, options.seed).items()]  # fmt: skip
+                  for key, found in known.items()]  # fmt: skip
         clocks = [{"model": key, "bytes": sides[key].bytes, **_clock(times[key])} for key in sides]
         return figures, {"rows": table, "times": clocks, "counts": rows.counts(),
                          "notes": dict(rows.notes), "machine": machine(1)}  # fmt: skip
@@ -368,6 +371,12 @@ def _report(path: str | None, part: str, key: str) -> dict[str, Any]:
 def _row(name: str, size: int | None, right: Any, arm: Arm | None = None) -> dict[str, Any]:
     said = {"arm": name, "parameters": size, **accuracy(right)}
     return said if arm is None else {**said, "dev": arm.dev, "lr": arm.lr, "tries": arm.tries}
+
+
+def _best(known: Mapping[str, Any]) -> str:
+    """Say which floor is the highest; a share of a teacher below it is worth little."""
+    name = max(known, key=lambda each: float(known[each].mean()))
+    return f"floor {100 * known[name].mean():.1f} ({name})"
 
 
 def _clock(times: Mapping[str, Any]) -> dict[str, Any]:
