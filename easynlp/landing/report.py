@@ -14,9 +14,10 @@ from typing import Any
 
 from easynlp.extras import versions
 from easynlp.landing.learning import RUN, read_rows
-from easynlp.landing.measuring import FLOORS, ROW_OF, ROWS
+from easynlp.landing.measuring import FLOORS
 from easynlp.landing.parts import text_of
 from easynlp.landing.settings import LandOptions, parse_size
+from easynlp.landing.shipping import ROW_OF, ROWS
 from easynlp.landing.stages import Road
 from easynlp.options import flag, option_fields
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from easynlp.config import ONCE, Count, DataOptions, NotNegative, Positive, Precision, Steps
+from easynlp.config import ONCE, Count, DataOptions, NotNegative, Positive, Precision, Share, Steps
 from easynlp.errors import ConfigError
 from easynlp.options import Range
 from easynlp.tasks.labels import Pooling
@@ -70,6 +70,17 @@ class LandOptions(DataOptions):
     """Rows of one optimizer step."""
     pool_rows: Count = 20_000
     """Most unlabelled texts to learn from."""
+    alpha: Share = 0.2
+    """Share of the labels in what the student learns, the rest is the teacher's."""
+    temperature: Positive = 2.0
+    """The teacher's answers are learned at this temperature; higher is softer."""
+    augment: Steps = 2
+    """Changed copies made of every training row for the teacher to label; they are used only if the
+    student is better on dev with them. 0: none."""
+    augment_model: str = "tiny-zh"
+    """The masked language model that puts other words into copies; empty: none does."""
+    abstain_precision: Annotated[float, Range(0.5, 1)] = 0.95
+    """Share of right answers that a threshold to abstain below is to give, found on dev."""
     max_length: Annotated[int, Range(8)] = 128
     """Most tokens of a text."""
     pooling: Pooling = "auto"
