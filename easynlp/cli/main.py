@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "land": ("easynlp.cli.land:land", "Few labels to a small served model, with a report."),
     "evaluate": ("easynlp.cli.use:evaluate", "Score a run on labelled data."),
     "predict": ("easynlp.cli.use:predict", "Predict a file of any size."),
+    "compress": ("easynlp.cli.compress:compress", "Make a run smaller and measure the price."),
     "calibrate": ("easynlp.cli.deploy:calibrate", "Make scores mean what they say."),
     "export": ("easynlp.cli.deploy:export", "Turn a run into ONNX, fp32 or int8, and check it."),
     "serve": ("easynlp.cli.deploy:serve", "Serve a run over HTTP."),

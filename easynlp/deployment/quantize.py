@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,18 @@ from onnx import TensorProto, helper, numpy_helper
 from easynlp.deployment.fuse import MICROSOFT
 from easynlp.models.runtime import DYNAMIC_INT8
 
-__all__ = ["int8_columns", "quantize", "quantize_attention", "quantize_tables", "quiet"]
+__all__ = [
+    "STATIC_INT8",
+    "int8_columns",
+    "quantize",
+    "quantize_attention",
+    "quantize_static",
+    "quantize_tables",
+    "quiet",
+]
+
+STATIC_INT8 = "static-int8"
+"""Value of ``quantization`` in the metadata of a model whose activations have fixed scales."""
 
 SMALLEST_TABLE = 1 << 15
 """Entries below which a table is left alone: nothing to gain."""
@@ -48,8 +59,62 @@ def quantize(model: onnx.ModelProto, path: Path, keep: Collection[str] = ()) -> 
             # Shapes are not inferred through ONNX Runtime's own operators.
             extra_options={"DefaultTensorType": TensorProto.FLOAT},
         )
+    _mark(path, DYNAMIC_INT8)
+
+
+def quantize_static(
+    model: onnx.ModelProto, path: Path, batches: Sequence[Mapping[str, np.ndarray]]
+) -> None:
+    """Quantize a model with activations' scales fixed beforehand, as QDQ, and write it.
+
+    Scales come from the smallest and largest values on calibration rows. Answers then do not
+    depend on the rows beside, so batches may be run together; what real rows have beyond those
+    values is clipped. Products of two activations (in attention) and heads stay fp32. ONNX Runtime
+    runs it no faster than `quantize`'s result; other runtimes read only this kind.
+
+    Args:
+        model: The fp32 model, its attention not fused; changed.
+        path: The file to write.
+        batches: What the model takes, of calibration rows; one or more.
+    """
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType
+    from onnxruntime.quantization import quantize_static as run
+
+    class Rows(CalibrationDataReader):  # type: ignore[misc]
+        """Hands the calibration rows out, one batch after another."""
+
+        def __init__(self) -> None:
+            self.left = iter(batches)
+
+        def get_next(self) -> Mapping[str, np.ndarray] | None:
+            return next(self.left, None)
+
+    quantize_tables(model)
+    stored = {item.name for item in model.graph.initializer}
+    mixing = [
+        node.name
+        for node in model.graph.node
+        if node.op_type == "MatMul" and stored.isdisjoint(node.input)
+    ]
+    with quiet():
+        run(
+            model,
+            path,
+            Rows(),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=["MatMul"],
+            nodes_to_exclude=mixing,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+            extra_options={"OpTypesToExcludeOutputQuantization": ["MatMul"]},
+        )
+    _mark(path, STATIC_INT8)
+
+
+def _mark(path: Path, kind: str) -> None:
     written = onnx.load(path)
-    helper.set_model_props(written, {"quantization": DYNAMIC_INT8})
+    helper.set_model_props(written, {"quantization": kind})
     onnx.save(written, path)
 
 

@@ -30,6 +30,8 @@ METHODS: dict[str, str] = {
     "relation_distill": "easynlp.pretraining.token_distill:relation_distill",
     "distill": "easynlp.distillation.logits:distill",
     "distill_layers": "easynlp.distillation.layers:distill_layers",
+    "cap": "easynlp.compression.cap:cap",
+    "qat": "easynlp.compression.qat:qat",
 }
 
 __all__ = ["METHODS", "apply_methods", "find_method"]

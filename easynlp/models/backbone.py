@@ -20,7 +20,8 @@ import transformers
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel
 
 import easynlp.models.light
-import easynlp.models.ngram_bert  # noqa: F401 - both tell transformers of their architectures
+import easynlp.models.narrow_bert
+import easynlp.models.ngram_bert  # noqa: F401 - all tell transformers of their architectures
 from easynlp.errors import MissingExtra, ModelError, did_you_mean
 from easynlp.models.catalogue import aliases, canonical
 from easynlp.models.compact import COMPACT_KEY, is_compact, read_compact

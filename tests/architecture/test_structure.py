@@ -33,6 +33,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "fewshot",
         "distillation",
         "benchmarks",
+        "compression",
         "landing",
         "demo",
         "api",

@@ -168,6 +168,8 @@ CLAIMS: dict[str, tuple[str, ...]] = {
     "relation_distill": ("language_modeling",),
     "distill": ("text_classify", "prompt_classify", "sequence_labeling"),
     "distill_layers": ("text_classify", "prompt_classify", "sequence_labeling"),
+    "cap": ("text_classify", "sequence_labeling"),
+    "qat": ("text_classify", "sequence_labeling", "prompt_classify"),
 }
 """Methods to the apps they work for."""
 
@@ -189,6 +191,8 @@ SPECS = {
     "relation_distill": "relation_distill:heads=4",
     "distill": "distill:teacher={teacher},alpha=0.8",
     "distill_layers": "distill_layers:teacher={teacher}",
+    "cap": "cap",
+    "qat": "qat:activations=false",
 }
 """How the methods are run here: the tiny model's random embeddings are short (a row's L2 norm is
 about 0.4), so a perturbation of the usual length would drown the text."""
@@ -200,6 +204,7 @@ TERMS = {
     "deep_prompt": "loss",
     "cp_tuning": "loss",
     "distill_layers": "hidden",
+    "qat": "loss",
 }
 """Methods whose term has another name than they, or that change the task's own."""
 

@@ -1,0 +1,1 @@
+"""Make a trained run smaller: prune, cut, quantize, recover, and measure every candidate."""

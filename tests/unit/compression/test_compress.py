@@ -1,0 +1,119 @@
+"""A whole compression of a tiny run: measured, resumed, and what comes out is a run."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from easynlp import run
+from easynlp.compression import compress as module
+from easynlp.compression.compress import compress
+from easynlp.compression.settings import CompressConfig
+from easynlp.config import TrainConfig
+from easynlp.errors import ConfigError
+from easynlp.pipeline import Pipeline
+from easynlp.tasks import find_task
+from tests.conftest import REVIEWS
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, tiny_folder):
+    """A tiny run and its folder's parent."""
+    home = tmp_path_factory.mktemp("compress")
+    rows = [{"text": f"{text}{i}", "label": label} for i in range(2) for text, label in REVIEWS]
+    for name, part in (("train", rows), ("dev", rows[:8]), ("pool", rows[8:])):
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in part]
+        (home / f"{name}.jsonl").write_text("".join(lines), "utf-8")
+    config = TrainConfig(
+        task="text_classify", train=str(home / "train.jsonl"), dev=str(home / "dev.jsonl"),
+        output=str(home / "run"), model=str(tiny_folder), lr=5e-3, steps=60, batch_size=8,
+        precision="fp32", threads=1,
+    )  # fmt: skip
+    run.train(config, find_task("text_classify").Config(max_length=32, pooling="first"))
+    return home
+
+
+def options(home, **changes):
+    plain = {"run": str(home / "run"), "output": str(home / "small"), "width": (0.5,),
+             "depth": (1,), "vocab": True, "int8": True, "static": True, "qat": "always",
+             "max_drop": 60.0,
+             "steps": 20, "lr": 5e-3, "batch_size": 8, "precision": "fp32", "fallback": 5,
+             "rounds": 2, "method": ("cap",), "timed": 4}  # fmt: skip
+    return CompressConfig(**{**plain, **changes})
+
+
+def test_candidates_are_measured_and_the_kept_one_is_a_run(trained, monkeypatch):
+    result = compress(options(trained))
+    names = [row.name for row in result.candidates]
+    assert names == [f"w0.5-d1-v-{kind}" for kind in ("fp32", "static", "int8", "qat")]
+    assert result.chosen in names
+    whole, small = result.baseline, result.candidates[0]
+    assert small.parameters < whole.parameters
+    assert small.tokens < whole.tokens
+    assert all(row.bytes > 0 < row.p50_ms <= row.p99_ms for row in result.candidates)
+    out = trained / "small"
+    assert (out / "pareto.svg").is_file()
+    assert json.loads((out / "compress.json").read_text("utf-8"))["chosen"] == result.chosen
+
+    # It reloads, in torch and as served, and both say the same of nearly all.
+    texts = [text for text, _ in REVIEWS]
+    torch_says = Pipeline.load(out, backend="torch").predict(texts)
+    served = Pipeline.load(out).predict(texts)
+    assert [p["label"] for p in torch_says] == [p["label"] for p in served]
+    config = json.loads((out / "config.json").read_text("utf-8"))
+    assert config["model_type"] == "narrow_bert"
+    assert (config["kept_heads"], config["num_hidden_layers"]) == (1, 1)
+    assert config["hidden_dropout_prob"] == 0.1  # as the run had it, not as recovery wanted it
+    # It trains on.
+    again = TrainConfig(
+        task="text_classify", train=str(trained / "train.jsonl"), output=str(trained / "again"),
+        model=str(out), steps=2, precision="fp32", threads=1,
+    )  # fmt: skip
+    run.train(again, find_task("text_classify").Config(max_length=32, pooling="first"))
+    assert Pipeline.load(trained / "again").predict(texts[:1])
+
+    # Going on measures nothing again.
+    def never(*args, **kwargs):
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(module, "measure", never)
+    second = compress(options(trained, resume=True))
+    assert second.candidates == result.candidates
+    assert second.chosen == result.chosen
+    lines = (out / "candidates.jsonl").read_text("utf-8").splitlines()
+    (out / "candidates.jsonl").write_text("\n".join(lines[:-1]) + "\n", "utf-8")
+    with pytest.raises(AssertionError, match="measured again"):
+        compress(options(trained, resume=True))  # the one that is missing, and no other
+    with pytest.raises(ConfigError, match="depth"):
+        compress(options(trained, resume=True, depth=(2,)))
+
+
+def test_recovery_goes_on_to_the_same_weights(trained, stopped):
+    from safetensors.torch import load_file
+
+    changes = {"rounds": 1, "static": False, "qat": "never", "width": (0.5,), "vocab": False,
+               "fallback": 1000, "method": ()}  # fmt: skip
+    compress(options(trained, output=str(trained / "a"), **changes))
+    stopped(lambda: compress(options(trained, output=str(trained / "b"), **changes)))
+    compress(options(trained, output=str(trained / "b"), resume=True, **changes))
+    one, other = (load_file(trained / name / "model.safetensors") for name in "ab")
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert np.array_equal(value, other[name])
+
+
+def test_no_candidate_within_the_budget_is_said(trained):
+    changes = {"width": (), "depth": (), "vocab": False, "fallback": 1000, "rounds": 1,
+               "static": False, "method": (), "int8": False, "qat": "never",
+               "candidates": 1}  # fmt: skip
+    result = compress(
+        options(trained, output=str(trained / "no"), target_size="1KB", steps=1, **changes)
+    )
+    assert result.chosen is None
+    assert "No candidate keeps to the budget" in result.why
+    assert not (trained / "no" / "easynlp.json").exists()
+    assert result.candidates[0].bytes > 1000
+    with pytest.raises(ConfigError, match="the run has 2 layers"):
+        compress(options(trained, output=str(trained / "deep"), depth=(3,)))
