@@ -164,9 +164,17 @@ def road(options: LandOptions) -> list[Stage]:
             takes_model=True,
         ),
         stage(
+            "prune", "smaller shapes for the target size, each measured", shipping.prune, ("out",),
+            ("target_size", "max_drop", "candidates", "student_steps", "batch_size", "timed",
+             "precision", "seed"),
+            needs=("diagnose",), uses=("teacher", "finetune", "label", "distill", "augment",
+                                       "compress"),
+            takes_model=True, off="" if options.target_size else "there is no --target-size",
+        ),
+        stage(
             "export", "ONNX of all contenders, checked against their runs", shipping.export,
             (shipping.FINAL,), needs=("diagnose",), takes_model=True, vital=True,
-            uses=("teacher", "finetune", "distill", "augment", "compress"),
+            uses=("teacher", "finetune", "distill", "augment", "compress", "prune"),
         ),
         stage(
             "calibrate", "temperature and threshold to abstain below, on dev", shipping.calibrate,

@@ -6,12 +6,17 @@ import json
 import logging
 import shutil
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from easynlp.atomic import write_json
+from easynlp.benchmarks.timing import folder_size
+from easynlp.compression.candidates import Candidate
+from easynlp.compression.compress import compress as compress_run
+from easynlp.compression.settings import CompressConfig, parse_size
 from easynlp.deployment.calibrate import calibrate as calibrate_model
 from easynlp.deployment.export import export as export_run
 from easynlp.errors import GateError, ModelError
@@ -21,7 +26,7 @@ from easynlp.landing.stages import Done, Outcome, Room
 from easynlp.pipeline import MODELS, Pipeline
 
 __all__ = ["FINAL", "ROWS", "ROW_OF", "bare", "calibrate", "compress", "export", "model_bytes",
-           "parameters", "served_folder"]  # fmt: skip
+           "parameters", "prune", "served_bytes", "served_folder"]  # fmt: skip
 
 log = logging.getLogger("easynlp")
 ROWS = {
@@ -32,13 +37,18 @@ ROWS = {
     "small_distilled": "small, distilled",
     "small_augmented": "small, distilled, with copies",
     "small_compressed": "small, compressed",
+    "small_pruned": "small, pruned and compressed",
 }
 """Contenders of the table, in its order."""
 ROW_OF = {"teacher": "small_fewshot", "finetune": "small_finetuned",
           "distill": "small_distilled", "augment": "small_augmented",
-          "compress": "small_compressed"}  # fmt: skip
+          "compress": "small_compressed", "prune": "small_pruned"}  # fmt: skip
 """Stages that make a model that may be served, and the contender it is."""
 FINAL = "model"
+PRUNED = f"out/{FINAL}"
+"""Folder, in the stage ``prune``, of the candidate that was chosen, if one was."""
+SLACK = 2_000
+"""Bytes of the target size kept for what is written into the description later."""
 
 
 def compress(options: LandOptions, room: Room) -> Outcome:
@@ -52,8 +62,61 @@ def compress(options: LandOptions, room: Room) -> Outcome:
     found = float(Pipeline.load(room.folder / FINAL).evaluate(dev)["accuracy"])
     facts = {"of": room.kept.stage, "precision": made.precision, "kind": made.kind,
              "agreement": made.agreement, "texts": made.texts, "bytes": made.bytes,
-             "fp32_bytes": made.fp32_bytes, "tried": made.tried}  # fmt: skip
+             "fp32_bytes": made.fp32_bytes, "tried": made.tried,
+             "served_bytes": served_bytes(room.folder / FINAL),
+             "fp32_dev": room.kept.dev}  # fmt: skip
     return Outcome(facts, FINAL, found)
+
+
+def prune(options: LandOptions, room: Room) -> Outcome:
+    """Prune and cut the vocabulary for the target size where int8 alone is not enough."""
+    assert room.kept is not None
+    assert options.target_size is not None
+    target, out = parse_size(options.target_size), room.folder / "out"
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir()
+    done = room.done
+    of = done["compress"].facts["of"] if room.kept.stage == "compress" else room.kept.stage
+    size = served_bytes(room.kept.folder) if room.kept.stage == "compress" else None
+    facts: dict[str, Any] = {"of": of, "candidates": [], "note": ""}
+    if size is not None and size <= target:
+        facts["note"] = f"int8 has {size / 1e6:.2f} MB, within {options.target_size} already"
+        write_json(out / "candidates.json", facts)
+        return Outcome(facts)
+    home, work = done["diagnose"].folder, room.folder / "work"
+    pool = done["label"].folder / "pool.jsonl" if "label" in done else None
+    try:
+        found = compress_run(
+            CompressConfig(
+                run=str(done[of].folder / RUN), output=str(work), train=str(home / "train.jsonl"),
+                dev=str(home / "dev.jsonl"), target_size=str(max(1, target - SLACK)),
+                unlabeled=str(pool) if pool and done["label"].facts["pool"] else None,
+                max_drop=options.max_drop, candidates=options.candidates,
+                steps=options.student_steps, batch_size=options.batch_size, timed=options.timed,
+                precision=options.precision, threads=options.threads, seed=options.seed,
+                resume=(work / "compress.yaml").is_file(),
+            )
+        )  # fmt: skip
+    except ModelError as error:  # e.g. no shape of a BERT: int8 is what there is, then
+        facts["note"] = str(error).splitlines()[0]
+        write_json(out / "candidates.json", facts)
+        return Outcome(facts)
+    facts["why"] = found.why
+    facts["candidates"] = [_about(row, found.front, found.chosen)
+                           for row in (found.baseline, *found.candidates)]  # fmt: skip
+    best = next((row for row in found.candidates if row.name == found.chosen), None)
+    write_json(out / "candidates.json", facts)
+    if best is None:
+        return Outcome(facts | {"note": found.why})
+    shutil.copytree(best.export, room.folder / PRUNED)
+    return Outcome(facts | {"parameters": best.parameters}, PRUNED, best.score)
+
+
+def _about(row: Candidate, front: Sequence[str], chosen: str | None) -> dict[str, Any]:
+    names = ("name", "bytes", "parameters", "low", "high", "p50_ms", "p99_ms", "memory_mb")
+    return {name: getattr(row, name) for name in names} | {
+        "dev": row.score, "front": row.name in front, "chosen": row.name == chosen,
+    }  # fmt: skip
 
 
 def export(options: LandOptions, room: Room) -> Outcome:
@@ -63,7 +126,7 @@ def export(options: LandOptions, room: Room) -> Outcome:
     found: dict[str, Any] = {}
     home = room.folder.parent
     for name, folder in _contenders(options, room).items():
-        target, count = room.folder / name, parameters(_weights_of(name, folder, room))
+        target, count = room.folder / name, _count(name, folder, room)
         if _is_exported(folder):
             found[name] = {"folder": within(folder, home), "parameters": count, "note": ""}
             continue
@@ -84,7 +147,7 @@ def export(options: LandOptions, room: Room) -> Outcome:
             raise ModelError(f"the model to serve cannot be exported: {found[name]['note']}")
     shutil.rmtree(room.folder / FINAL, ignore_errors=True)
     shutil.copytree(kept, room.folder / FINAL)
-    facts = {"contenders": found, "kept": room.kept.stage, "bytes": model_bytes(kept)}
+    facts = {"contenders": found, "kept": room.kept.stage}
     return Outcome(facts)
 
 
@@ -103,6 +166,11 @@ def calibrate(options: LandOptions, room: Room) -> Outcome:
         found = calibrate_model(folder, dev)
     (one,) = found.values()
     return Outcome(one.as_dict() | {"precision": options.abstain_precision, "refused": refused})
+
+
+def served_bytes(folder: Path) -> int:
+    """Return the bytes of all files of a model folder that are needed to serve it."""
+    return folder_size(*(path for path in folder.iterdir() if path.name != "export.json"))
 
 
 def served_folder(done: Mapping[str, Done]) -> Path:
@@ -136,14 +204,18 @@ def _contenders(options: LandOptions, room: Room) -> dict[str, Path]:
             found[name] = room.done[stage].folder / RUN
     if "compress" in room.done:
         found["small_compressed"] = room.done["compress"].folder / FINAL
+    if "prune" in room.done and room.done["prune"].model:
+        found["small_pruned"] = room.done["prune"].folder / PRUNED
     return {name: found[name] for name in ROWS if name in found}
 
 
-def _weights_of(name: str, folder: Path, room: Room) -> Path:
-    """Return the folder with the weights a contender was made of."""
+def _count(name: str, folder: Path, room: Room) -> int | None:
+    """Return how many parameters a contender has."""
+    if name == "small_pruned":
+        return int(room.done["prune"].facts["parameters"])
     if name == "small_compressed":
-        return room.done[room.done["compress"].facts["of"]].folder / RUN
-    return folder
+        return parameters(room.done[room.done["compress"].facts["of"]].folder / RUN)
+    return parameters(folder)
 
 
 def bare(example: Mapping[str, Any]) -> dict[str, Any]:

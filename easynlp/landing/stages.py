@@ -44,7 +44,7 @@ class Outcome:
     """What a stage made.
 
     Attributes:
-        facts: What to remember of it; plain JSON values.
+        facts: What to remember of it; plain JSON values. A ``note`` goes into the verdict.
         model: Folder of a model, within the stage's own, for stages on the track.
         dev: That model's accuracy on dev, 0 to 1.
     """
@@ -208,7 +208,8 @@ def run_stages(
         found, fresh = _run(stage, folder, done, kept)
         refusal = found.refused or _hurts(stage, found, kept, max_drop)
         status: Status = "dropped" if refusal else "done" if fresh else "reused"
-        verdicts.append(Verdict(stage.name, status, refusal, found.seconds))
+        note = refusal or str(found.facts.get("note", ""))
+        verdicts.append(Verdict(stage.name, status, note, found.seconds))
         said = f"dropped, {refusal}" if refusal else f"{found.seconds:.1f} s"
         log.info("[%d/%d] %s: %s%s", number, len(stages), stage.name, said,
                  "" if fresh else " (of an earlier call)")  # fmt: skip
