@@ -24,7 +24,8 @@ from easynlp.data.sampling import EncodedRows
 from easynlp.distributed import World
 from easynlp.errors import ConfigError, EasyNLPError
 from easynlp.methods import apply_methods, find_method
-from easynlp.models.backbone import DROPOUTS, Backbone
+from easynlp.models.backbone import Backbone
+from easynlp.models.dropout import DROPOUTS
 from easynlp.models.heads import core
 from easynlp.models.runtime import TorchModel
 from easynlp.pipeline import META, Pipeline, make_meta, save_meta

@@ -40,8 +40,12 @@ from easynlp.compression.settings import CompressConfig
 from easynlp.compression.vocabulary import texts_of, unknown_rate
 from easynlp.config import to_yaml
 from easynlp.deployment.export import export
-from easynlp.deployment.quantize import quantize_static
+from easynlp.deployment.fuse import fuse_attention
+from easynlp.deployment.parity import largest_difference, shape_batches
+from easynlp.deployment.quantize import quantize, quantize_static
+from easynlp.deployment.trace import TOLERANCE, lighter
 from easynlp.errors import ConfigError, ModelError
+from easynlp.models.runtime import OnnxModel
 from easynlp.pipeline import META, MODELS, Pipeline, read_meta, save_meta
 from easynlp.training.folder import check_folder, claim_folder
 
@@ -195,11 +199,10 @@ class _Shop:
         home = home or material.run
         folder = self.output / "candidates" / f"{name}.served"
         texts = [material.pipeline.example(row) for row in material.splits["dev"][:200]]
-        # Candidates are judged on labels below: the export's own gate must not end a search.
-        if kind == "static":
-            _export_static(material, home, folder)
+        if kind == "fp32":
+            export(home, output=folder, texts=texts, force=True)
         else:
-            export(home, int8=kind != "fp32", output=folder, texts=texts, force=True)
+            self._quantized(kind, home, folder, texts)
         served = Pipeline.load(folder)
         dev = material.splits["dev"]
         said = served.predict([material.pipeline.example(row) for row in dev])
@@ -224,13 +227,45 @@ class _Shop:
         )  # fmt: skip
         return self.done.add(found)
 
+    def _quantized(self, kind: Kind, home: Path, folder: Path, texts: Sequence[Any]) -> None:
+        """Write an int8 export, made from the fp32 one of the same weights.
 
-def _export_static(material: Material, home: Path, folder: Path) -> None:
-    """Write a QDQ export, its activations' scales taken from training rows."""
-    plain = folder.with_name(f"{folder.name}.fp32")
-    texts = [material.pipeline.example(row) for row in material.splits["train"][:8]]
-    export(home, output=plain, texts=texts, force=True)
-    loaded = Pipeline.load(plain, backend="onnx")
+        The export's own gate is not asked: candidates are judged on all of dev, and one that is
+        repaired by leaving operators in fp32 would be another candidate.
+        """
+        plain = folder.with_name(f"{folder.name}.fp32")
+        export(home, output=plain, texts=texts, force=True)
+        loaded = Pipeline.load(plain, backend="onnx")
+        graph, model = onnx.load(plain / MODELS["onnx"]), loaded.model
+        longest = int(getattr(loaded.task.config, "max_length", 512))
+        tokens = loaded.task.tokenizer.vocab_size
+        shapes = [*shape_batches(model.inputs, tokens, longest)]
+
+        def fill(target: Path) -> None:
+            path = target / MODELS["int8"]
+            if kind == "static":
+                quantize_static(graph, path, _calibration_rows(self.material, loaded))
+            else:
+
+                def differ(file: Path) -> float:
+                    return largest_difference(model, OnnxModel(file), shapes)
+
+                fused, _ = lighter(graph, fuse_attention, target / "fused.onnx", differ, TOLERANCE)
+                (target / "fused.onnx").unlink()
+                quantize(fused, path)
+            loaded.task.tokenizer.save(target)
+            save_meta(target, loaded.meta)
+            report = json.loads((plain / "export.json").read_text(encoding="utf-8"))
+            report |= {"folder": str(folder), "file": path.name, "precision": "int8",
+                       "kind": f"int8, {kind}", "bytes": path.stat().st_size}  # fmt: skip
+            write_json(target / "export.json", report)
+
+        write_folder(folder, fill)
+        shutil.rmtree(plain)
+
+
+def _calibration_rows(material: Material, loaded: Pipeline) -> list[dict[str, np.ndarray]]:
+    """Return training rows as an exported model takes them, one a batch."""
     rows = material.splits["train"]
     picks = np.random.default_rng(material.config.seed).permutation(len(rows))
     chosen = [material.pipeline.example(rows[i]) for i in picks[: material.config.calibration]]
@@ -240,18 +275,7 @@ def _export_static(material: Material, home: Path, folder: Path) -> None:
         ids = batch["input_ids"]
         standard = {"attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
         batches.append({name: {**standard, **batch}[name] for name in loaded.model.inputs})
-
-    def fill(target: Path) -> None:
-        quantize_static(onnx.load(plain / MODELS["onnx"]), target / MODELS["int8"], batches)
-        loaded.task.tokenizer.save(target)
-        save_meta(target, loaded.meta)
-        report = json.loads((plain / "export.json").read_text(encoding="utf-8"))
-        report |= {"folder": str(folder), "file": MODELS["int8"], "precision": "int8 static",
-                   "bytes": (target / MODELS["int8"]).stat().st_size}  # fmt: skip
-        write_json(target / "export.json", report)
-
-    write_folder(folder, fill)
-    shutil.rmtree(plain)
+    return batches
 
 
 def _served_bytes(folder: Path) -> int:
