@@ -90,9 +90,9 @@ class TrainConfig(DataOptions):
     after training, on what the encoder then says (with --method setfit); only, nothing else."""
     probe_strength: Positive = 0.01
     """Inverse of the L2 penalty of --probe, on centred and scaled vectors."""
-    label_names: str = ""
-    """What the labels are called, for --probe to lean towards: "100=故事;101=文化", JSON, @FILE,
-    or "labels" where they say it themselves."""
+    label_names: str = "auto"
+    """What the labels are called, for --probe to lean towards: "100=故事;101=文化", JSON or @FILE;
+    labels: they say it themselves; auto: so, if they are words and have few rows each; no."""
     freeze_layers: Steps = 0
     """Keep the embeddings and this many of the lowest layers as they are."""
     freeze_embeddings: bool = False

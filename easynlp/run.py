@@ -25,7 +25,7 @@ from easynlp.models.runtime import TorchModel
 from easynlp.pipeline import Pipeline, make_meta, save_meta
 from easynlp.tasks import find_task
 from easynlp.tasks.base import MakesRows
-from easynlp.text.label_words import Verbalizer
+from easynlp.text.label_words import Verbalizer, are_words
 from easynlp.training.depth import freeze
 from easynlp.training.folder import check_folder, claim_folder, save_weights
 from easynlp.training.head import LabelNames, Probe
@@ -38,6 +38,8 @@ from easynlp.training.session import Habits, train_to_folder
 __all__ = ["train"]
 
 log = logging.getLogger("easynlp")
+FEW_ROWS = 64
+"""A label, on average: with more, what it is called adds nothing that the rows do not say."""
 
 
 def train(config: TrainConfig, task_config: Any = None) -> Pipeline:
@@ -97,7 +99,7 @@ def train(config: TrainConfig, task_config: Any = None) -> Pipeline:
     plan.model.to(device)
     probe = Probe(config.probe, config.probe_strength, plan, rows,
                   (lambda: score("dev")) if has_dev else None,
-                  label_names(config.label_names, plan.task))  # fmt: skip
+                  label_names(config, plan.task, len(rows.rows)))  # fmt: skip
 
     with process_group(device) as world:
         if world.is_main:
@@ -126,21 +128,30 @@ def train(config: TrainConfig, task_config: Any = None) -> Pipeline:
     return Pipeline.load(folder, backend="torch")
 
 
-def label_names(written: str, task: Any) -> LabelNames | None:
-    """Read what a task's labels are called; None if nothing is said.
+def label_names(config: TrainConfig, task: Any, rows: int) -> LabelNames | None:
+    """Return what a task's labels are called, for a fitted head; None if nothing is said of it.
 
     Raises:
         ConfigError: If the task has no labels to call, or a label has no name.
     """
-    if not written:
+    written, labels = config.label_names, list(getattr(task, "labels", ()))
+    single = [each.name for each in task.fields] == ["text", "label"]
+    single = single and not getattr(task.config, "multi_label", False)
+    if written == "auto":
+        few = rows <= FEW_ROWS * len(labels)
+        fits = config.probe != "no" and single and few and are_words(labels)
+        written = "labels" if fits else "no"
+    if written in ("", "no") or config.probe == "no":
         return None
-    labels = list(getattr(task, "labels", ()))
-    if not labels or [each.name for each in task.fields] != ["text", "label"]:
-        raise ConfigError(f"--label-names is for classes of single texts, not for {task.name}")
+    if not labels or not single:
+        raise ConfigError(
+            f"--label-names is for texts with one label each, and this {task.name} is not of that "
+            "kind; leave it out"
+        )
     known = Verbalizer.parse("" if written == "labels" else written, labels)
-    rows = [{"text": "，".join(words), "label": label}
-            for label, words in zip(known.labels, known.words, strict=True)]  # fmt: skip
-    return LabelNames(EncodedRows.of([task.encode(row) for row in rows]))
+    named = [{"text": "，".join(words), "label": label}
+             for label, words in zip(known.labels, known.words, strict=True)]  # fmt: skip
+    return LabelNames(EncodedRows.of([task.encode(row) for row in named]))
 
 
 def fit_options(config: TrainConfig, rows: int, precision: str) -> FitOptions:

@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from easynlp.benchmarks.names import PLACEBO, Name, placebo_of
+from easynlp.benchmarks.label_names import NAME_PLACEBO
+from easynlp.benchmarks.names import NESTED, PLACEBO, Name, placebo_of
 from easynlp.benchmarks.prompts import prompts
 from easynlp.benchmarks.scores import per_split
 from easynlp.benchmarks.settings import FEW_ALL, METHOD, ZERO_SHOT
@@ -54,7 +55,7 @@ def expand(names: Sequence[str], *, placebos: bool = False) -> list[str]:
     """
     every: list[str] = []
     for name in names:
-        is_fuzzy = Name.parse(name, ("teacher", "student")).way == FUZZY
+        is_fuzzy = Name.parse(name, NESTED).way == FUZZY
         every += _fuzzy_arms(name) if is_fuzzy else [name]
     arms = [name for name in every if placebo_of(name)[0] in every]
     found: list[str] = []
@@ -77,12 +78,14 @@ def arms_of(name: str) -> list[str]:
         >>> arms_of("zero-shot@tiny-zh"), arms_of("floor")
         (['zero-shot:placebo=shuffled-words@tiny-zh'], [])
     """
-    parsed = Name.parse(name, ("teacher", "student"))
+    parsed = Name.parse(name, NESTED)
     if PLACEBO in parsed.options:
         return []
     kinds: list[str] = []
     if parsed.way in TAUGHT:
         kinds = ["random-pseudo-labels"]
+    elif parsed.options.get("names"):
+        kinds = [NAME_PLACEBO]
     elif parsed.way == ZERO_SHOT:
         kinds = ["shuffled-words"]
     elif parsed.way.startswith(METHOD):

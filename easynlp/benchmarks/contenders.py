@@ -33,7 +33,7 @@ from easynlp.benchmarks.contender import Budget, Contender, Learned
 from easynlp.benchmarks.encodings import grade
 from easynlp.benchmarks.fewclue import FEWCLUE, Split, read_split_file, read_training
 from easynlp.benchmarks.label_names import Names
-from easynlp.benchmarks.names import Name, typed
+from easynlp.benchmarks.names import NESTED, Name, typed
 from easynlp.benchmarks.settings import (
     FINETUNE,
     FLOOR,
@@ -126,7 +126,7 @@ def find(name: str, budget: Budget, model: str = "tiny-zh") -> Contender:
 
         return find_method_contender(name, budget, model)
     kind, _, given = name.partition("@")
-    way = Name.parse(name, ("teacher", "student", "members")).way
+    way = Name.parse(name, NESTED).way
     if way in OVER_TEXT:
         made: Any = resolve(way, OVER_TEXT, kind="contender")(name, budget, model)
         found: Contender = made

@@ -14,10 +14,12 @@ from typing import Any
 from easynlp.errors import ConfigError, did_you_mean
 from easynlp.options import convert, hints
 
-__all__ = ["PLACEBO", "Name", "placebo_of", "split_names", "typed"]
+__all__ = ["NESTED", "PLACEBO", "Name", "placebo_of", "split_names", "typed"]
 
 PLACEBO = "placebo"
 """The option whose value names a placebo arm."""
+NESTED = ("teacher", "student", "members")
+"""Options whose values are contenders' names."""
 _OPTION = re.compile(r"(?<!:):(?=[a-z_]+=)")
 
 

@@ -10,7 +10,7 @@ from easynlp.errors import ConfigError
 from easynlp.options import Range, pieces
 
 __all__ = ["FewclueOptions", "MaskedOptions", "MetaKdOptions", "ModelsOptions", "PretrainOptions",
-           "SpeedOptions", "SplitOptions", "is_floor"]  # fmt: skip
+           "SpeedOptions", "SplitOptions", "TokenizeOptions", "is_floor"]  # fmt: skip
 
 FLOOR = "floor"
 """The floor that suits the task."""
@@ -354,3 +354,28 @@ class MetaKdOptions:
     """CPU threads; 0: as torch decides."""
     json: bool = False
     """Print the report as JSON in place of the table."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizeOptions:
+    """Options of ``easynlp bench tokenize``."""
+
+    model: str | None = None
+    """Folder with a tokenizer.json of BERT's kind; by default a vocabulary of 21,128 tokens is
+    trained on the texts."""
+    data_root: str = "../shared/data/bench"
+    """Folder that holds fewclue_eprstmt, fewclue_tnews …: all their texts are compared."""
+    fuzz: Annotated[int, Range(0)] = 100_000
+    """Random Unicode strings to compare."""
+    seed: int = 0
+    """Seed of the random strings."""
+    texts: Count = 1000
+    """Texts of a set that are timed."""
+    batch_size: Count = 32
+    """Texts of a call in batches."""
+    rounds: Annotated[int, Range(2)] = 15
+    """Timed rounds; sides take turns within each. One more round before them is not counted."""
+    output: str | None = None
+    """File to write the report to, as JSON."""
+    json: bool = False
+    """Print the report as JSON in place of the tables."""

@@ -40,7 +40,7 @@ from easynlp.benchmarks.contenders import find
 from easynlp.benchmarks.encodings import hide, joined
 from easynlp.benchmarks.fewclue import FEWCLUE, Split, read_split_file
 from easynlp.benchmarks.finetuned import FineTuned
-from easynlp.benchmarks.names import Name, typed
+from easynlp.benchmarks.names import NESTED, Name, typed
 from easynlp.config import Count, Share, Steps
 from easynlp.errors import ConfigError
 from easynlp.fewshot.committee import Calibration, label_shares, vote
@@ -55,7 +55,6 @@ __all__ = ["PLACEBO_LABELS", "WAYS", "Taught", "TaughtOptions", "believed_rows",
 
 WAYS = ("self-training", "committee")
 PLACEBO_LABELS = "random-pseudo-labels"
-NESTED = ("teacher", "student")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ import numpy as np
 from easynlp.benchmarks.contender import Budget, Contender, Learned
 from easynlp.benchmarks.encodings import grade, hide
 from easynlp.benchmarks.fewclue import FEWCLUE, Split, read_split_file
-from easynlp.benchmarks.names import Name, typed
+from easynlp.benchmarks.names import NESTED, Name, typed
 from easynlp.benchmarks.taught import contender_of, for_contender
 from easynlp.errors import ConfigError
 from easynlp.fewshot.committee import pool, pool_weights
@@ -47,7 +47,7 @@ class Vote:
     """
 
     def __init__(self, name: str, budget: Budget, model: str) -> None:
-        options = VoteOptions(**typed(Name.parse(name, ("members",)).options, VoteOptions, name))
+        options = VoteOptions(**typed(Name.parse(name, NESTED).options, VoteOptions, name))
         ways = [way for way in options.members.split("+") if way]
         if len(ways) < 2:
             raise ConfigError(f"{name}: name two or more, as in vote:members=lp-ft+tfidf-svm")

@@ -1,4 +1,4 @@
-"""``easynlp bench speed|pretrain|models|fewclue|masked|serve`` and ``easynlp demo``."""
+"""``easynlp bench speed|pretrain|tokenize|models|…`` and ``easynlp demo``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from easynlp.benchmarks.settings import (
     ModelsOptions,
     PretrainOptions,
     SpeedOptions,
+    TokenizeOptions,
 )
 from easynlp.cli.command import Command
 from easynlp.cli.deploy import JsonOption
@@ -22,7 +23,8 @@ from easynlp.demo.settings import DemoOptions
 from easynlp.deployment.settings import LoadTestOptions
 from easynlp.errors import GateError
 
-__all__ = ["demo", "fewclue", "masked", "metakd", "models", "pretrain", "serve", "speed"]
+__all__ = ["demo", "fewclue", "masked", "metakd", "models", "pretrain", "serve", "speed",
+           "tokenize"]  # fmt: skip
 
 
 def demo(tokens: Sequence[str]) -> Command:
@@ -50,6 +52,15 @@ def pretrain(tokens: Sequence[str]) -> Command:
         "Time pre-training beside the transformers Trainer: same model, same text, in turns.",
         (PretrainOptions,), _pretrain, recipe=True,
         after="Example: easynlp bench pretrain --layers 6 --hidden-size 384 --heads 6",
+    )  # fmt: skip
+
+
+def tokenize(tokens: Sequence[str]) -> Command:
+    """Make the command."""
+    return Command(
+        "bench tokenize", "Compare the fast tokenizer with Hugging Face's, and time both.",
+        (TokenizeOptions,), _tokenize, recipe=True,
+        after="Example: easynlp bench tokenize --fuzz 1000000",
     )  # fmt: skip
 
 
@@ -131,6 +142,18 @@ def _pretrain(options: PretrainOptions) -> None:
         say_json(report)
     else:
         say_table(pretrain_table(report))
+
+
+def _tokenize(options: TokenizeOptions) -> None:
+    prepare_process(1)
+    from easynlp.benchmarks.tokenize import bench_tokenize, tokenize_tables
+
+    report = bench_tokenize(options)
+    if options.json:
+        say_json(report)
+    else:
+        for table in tokenize_tables(report):
+            say_table(table)
 
 
 def _models(options: ModelsOptions) -> None:

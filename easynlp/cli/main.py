@@ -44,6 +44,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "corpus build": ("easynlp.cli.corpus:build", "Clean, filter, de-duplicate, tokenize text."),
     "bench speed": ("easynlp.cli.bench:speed", "Time training and prediction beside transformers."),
     "bench pretrain": ("easynlp.cli.bench:pretrain", "Time pre-training beside transformers."),
+    "bench tokenize": ("easynlp.cli.bench:tokenize", "Time the fast tokenizer, and compare it."),
     "bench models": ("easynlp.cli.bench:models", "Score models on the FewCLUE tasks."),
     "bench fewclue": ("easynlp.cli.bench:fewclue", "Score few-shot methods on FewCLUE, by rules."),
     "bench masked": ("easynlp.cli.bench:masked", "Score masked-LM heads on held-out text."),

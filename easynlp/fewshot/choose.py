@@ -96,6 +96,8 @@ def choose(config: FewShotConfig) -> Choice:
     claim_folder(folder, **claim)
     (folder / TRIED).mkdir(exist_ok=True)
     texts = [] if pool is None else [str(each["text"]) for each in pool.examples]
+    if config.words and not any("text_b" in row for row in examples["train"]):
+        base = replace(base, label_names=config.words)  # only ways that fit a head read it
     tries = [
         _try(name, changes, detail, base, own, examples["dev"], folder, config.evaluations)
         for name, changes, detail in ways

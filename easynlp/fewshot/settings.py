@@ -63,7 +63,8 @@ class FewShotConfig(DataOptions, SelfTrainingOptions):
     pattern: tuple[str, ...] = ()
     """A prompt's pattern such as "{text}。总之很[MASK]。"; each is tried."""
     words: str = ""
-    """Words of each label for the prompts, "好评=好;差评=差"; by default the labels' names."""
+    """Words of each label, "好评=好;差评=差", for prompts and for fitted heads to lean towards; by
+    default the labels' names."""
     lrs: tuple[Positive, ...] = (1e-4, 3e-4)
     """Peak learning rates; each way is tried with each."""
     steps: Count = 100

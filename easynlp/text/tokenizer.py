@@ -1,14 +1,14 @@
 """Texts to ids, the same way with and without torch: Hugging Face `tokenizers` underneath.
 
 A run folder holds ``tokenizer.json``; training, evaluation, prediction, export and the
-server all read it through `Tokenizer`, so there is no second preprocessing.
+server all read it through `Tokenizer`, so there is no second preprocessing. What BERT's WordPiece
+does is done by `FastWordPiece`, to the same ids and offsets; everything else by the library.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -17,35 +17,28 @@ from tokenizers import Encoding
 from tokenizers import Tokenizer as Backend
 
 from easynlp.errors import ModelError
+from easynlp.text.encoded import Encoded
+from easynlp.text.fast_check import agrees
+from easynlp.text.fast_wordpiece import FastWordPiece
+from easynlp.text.special_layout import longest_first
 
 __all__ = ["SPACE", "Encoded", "Tokenizer"]
 
 MAX_CHARS = 20_000
 """A text is cut to ``max(MAX_CHARS, 16 * max_length)`` characters before tokenizing: nothing
 after that can reach the model, and a hostile text then costs no more than a long one."""
-LONGEST_WORD = 100
-"""Characters of the longest word a WordPiece tokenizer splits; what is cut off a text so far
-behind a token changes nothing about the token."""
-
 SPACE = "▁"
 """What SentencePiece writes for a space."""
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """One encoded text or pair: ids and type ids (1-D int32), character offsets (N, 2)."""
-
-    ids: np.ndarray
-    type_ids: np.ndarray
-    truncated: bool
-    offsets: np.ndarray | None = None
 
 
 class Tokenizer:
     """Encode texts and pairs with special tokens, truncated from the right.
 
     Args:
-        backend: A Hugging Face ``tokenizers.Tokenizer`` with its post-processor set.
+        backend: A Hugging Face ``tokenizers.Tokenizer`` with its post-processor set. It is not to
+            be changed afterwards: what was learned of it would be wrong.
+        fast: Whether `FastWordPiece` may take the library's place. It does so only for the
+            settings it knows, and after it has answered as the library does on probe texts.
 
     Example:
         >>> tokenizer = Tokenizer.load("runs/x")                      # doctest: +SKIP
@@ -53,7 +46,7 @@ class Tokenizer:
         array([2, 871, 534, 3], dtype=int32)
     """
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, *, fast: bool = True) -> None:
         self.backend = backend
         backend.no_padding()
         backend.no_truncation()
@@ -61,6 +54,10 @@ class Tokenizer:
         self.pad_id = self._special("[PAD]", "<pad>")
         self.mask_id = self._special("[MASK]", "<mask>", required=False)
         self.unk_id = self._special("[UNK]", "<unk>", required=False)
+        found = FastWordPiece.of(backend) if fast else None
+        right = found is not None and agrees(found, self.by_library, [*found.added])
+        self.fast: FastWordPiece | None = found if right else None
+        self._set_truncation(None)
 
     @classmethod
     def load(cls, folder: str | Path) -> Tokenizer:
@@ -179,6 +176,11 @@ class Tokenizer:
             max_length: Most ids to return, special tokens included.
             offsets: Also return character offsets into `text` ((0, 0) at special tokens).
         """
+        fast = None if offsets or len(text) > MAX_CHARS else self.fast
+        if fast is not None and (pair is None or len(pair) <= MAX_CHARS):
+            found = fast.encode(text, pair, max_length)
+            if found is not None:
+                return found
         return self.encode_batch([text if pair is None else (text, pair)], max_length, offsets)[0]
 
     def encode_batch(
@@ -188,38 +190,52 @@ class Tokenizer:
         offsets: bool = False,
     ) -> list[Encoded]:
         """Encode many texts or pairs; see `encode`."""
-        self._set_truncation(max_length)
         limit = max(MAX_CHARS, 16 * max_length)
-        cut = [self._shorten(*_cut(text, limit), max_length) for text in texts]
+        cut = [_cut(text, limit) for text in texts]
+        found = self.fast and self.fast.encode_batch([text for text, _ in cut], max_length, offsets)
+        if not found:
+            found = self.by_library([text for text, _ in cut], max_length, offsets)
+        return [
+            item._replace(truncated=True) if was_cut else item
+            for item, (_, was_cut) in zip(found, cut, strict=True)
+        ]
+
+    def by_library(
+        self, texts: Sequence[str | tuple[str, str]], max_length: int, offsets: bool = False
+    ) -> list[Encoded]:
+        """Encode many texts or pairs without the fast path; for tests and comparisons."""
+        self._set_truncation(max_length)
+        found: list[Encoding | None] = [self._long_pair(text, max_length) for text in texts]
         run = self.backend.encode_batch if offsets else self.backend.encode_batch_fast
-        found: list[Encoding] = run([text for text, _ in cut])
+        rest = iter(run([text for text, row in zip(texts, found, strict=True) if row is None]))
         return [
             Encoded(
                 np.asarray(item.ids, np.int32),
                 np.asarray(item.type_ids, np.int32),
-                was_cut or bool(item.overflowing),
+                bool(item.overflowing),
                 np.asarray(item.offsets, np.int32).reshape(-1, 2) if offsets else None,
             )
-            for item, (_, was_cut) in zip(found, cut, strict=True)
+            for item in (next(rest) if row is None else row for row in found)
         ]
 
-    def _shorten(
-        self, text: str | tuple[str, str], was_cut: bool, max_length: int
-    ) -> tuple[str | tuple[str, str], bool]:
-        """Cut the members of a pair after what can reach the model.
+    def _long_pair(self, text: str | tuple[str, str], max_length: int) -> Encoding | None:
+        """Encode a pair of which a member is longer than `max_length`; None: it is not one.
 
         The library keeps all that truncation takes away in pieces, and of a pair it combines
         every piece of the one with every piece of the other: two texts of 10,000 characters
-        would take half a minute and gigabytes.
+        would take half a minute and gigabytes. So members are cut before they are joined.
         """
-        if isinstance(text, str) or max(map(len, text)) <= max_length:
-            return text, was_cut
-        short: list[str] = []
-        for member in text:
-            head = self.backend.encode(member, add_special_tokens=False)
-            end = head.offsets[-1][1] + LONGEST_WORD if head.overflowing else len(member)
-            short.append(member[:end])
-        return (short[0], short[1]), was_cut or len(short[0]) + len(short[1]) < sum(map(len, text))
+        room = max_length - self.backend.num_special_tokens_to_add(True)
+        if isinstance(text, str) or max(map(len, text)) <= max_length or room < 2:
+            return None
+        heads = [self.backend.encode(member, add_special_tokens=False) for member in text]
+        if not any(head.overflowing for head in heads):
+            return None
+        first, second = (len(head) + sum(map(len, head.overflowing)) for head in heads)
+        for head, keep in zip(heads, longest_first(first, second, room), strict=True):
+            head.truncate(keep)
+        found: Encoding = self.backend.post_process(heads[0], heads[1])
+        return found
 
     def _set_truncation(self, max_length: int | None) -> None:
         if max_length == self._max_length:

@@ -61,11 +61,11 @@ class Probe:
         plan: Its model is on its device.
         source: Training rows.
         score: Scores on dev as the model stands; None without dev.
-        names: What the labels are called; None leaves the rows alone to speak.
+        names: What the labels are called, where a head is fitted to labels; None leaves the rows
+            alone to speak.
 
     Raises:
-        ConfigError: If it is to be first and no term trains the head, or there are names and no
-            head is fitted to labels.
+        ConfigError: If it is to be first and no term trains the head.
     """
 
     def __init__(
@@ -85,11 +85,6 @@ class Probe:
         self.when = "after" if plan.vectors_only and when == "no" else when
         self.strength, self.plan, self.source, self.score = strength, plan, source, score
         self.names = names
-        if names is not None and (self.when == "no" or plan.answers is not None):
-            raise ConfigError(
-                "--label-names is what a fitted head leans towards, and none is fitted here: add "
-                "--probe first (fit it, then train on) or --probe only"
-            )
         self._first: tuple[float, dict[str, torch.Tensor]] | None = None
 
     def before(self) -> None:

@@ -65,6 +65,8 @@ def lean(
         (_head(vectors[fit], targets[fit], labels, strength, prior), vectors[out], targets[out])
         for fit, out in _folds(targets, labels)
     ]
+    if not parts:  # a row a label or so: nothing to judge a weight by
+        return *regress(vectors, targets, labels, strength, several=False), 0.0
     chosen, best = (0.0, 1.0), -np.inf
     for weight in WEIGHTS:
         logits = [

@@ -142,7 +142,7 @@ def test_a_probe_first_of_a_head_that_is_not_trained_is_refused(go, tmp_path):
 
 
 def test_a_probe_after_fits_what_was_trained(go, tmp_path, reviews_file):
-    after = go("after", probe="after", dev=str(reviews_file))
+    after = go("after", probe="after", dev=str(reviews_file), label_names="no")
     model, task = after.model.model, after.task
     rows = [json.loads(line) for line in reviews_file.read_text("utf-8").splitlines()]
     source = EncodedRows.of(task.encode_batch(rows))
