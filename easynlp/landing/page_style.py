@@ -32,15 +32,17 @@ ul{padding-left:1.2rem}
 table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums}
 .texts table{width:100%}
 caption{text-align:left;color:var(--soft);padding:0 0 .4rem;caption-side:top}
-caption span{display:inline-block;position:sticky;left:0;max-width:min(calc(100vw - 2rem),46rem)}
+caption span{display:inline-block;position:sticky;left:0;width:max-content;
+max-width:min(calc(100vw - 2rem),46rem)}
 th,td{padding:.4rem .8rem .4rem 0;border-bottom:1px solid var(--rule);text-align:left;
-vertical-align:top}
+vertical-align:top;overflow-wrap:break-word}
 thead th{border-bottom:2px solid var(--soft);white-space:nowrap}
 th[scope=row]{font-weight:500;min-width:7.5rem}
 .soft{color:var(--soft)}
 td.n,th.n{text-align:right;white-space:nowrap}
 tr.marked>*{background:var(--mark)}
 .strong{font-weight:700}
+.texts tbody *{overflow-wrap:anywhere}
 .texts th[scope=row]{font-weight:400;min-width:min(18rem,44vw)}
 .texts td{min-width:3.5rem}
 .cell{display:inline-block;min-width:3.2em;padding:.1em .5em;border-radius:3px;text-align:right}
@@ -71,7 +73,7 @@ details{margin:.5rem 0}summary{cursor:pointer;color:var(--blue)}
 pre{background:var(--panel);border:1px solid var(--rule);padding:.7rem;margin:.3rem 0;
 white-space:pre-wrap;overflow-wrap:anywhere;font-size:.85rem}
 @media(max-width:40rem){table{font-size:.82rem}th,td{padding:.35rem .55rem .35rem 0}
-th[scope=row]{min-width:6rem}}
+th[scope=row]{min-width:5.2rem}thead th,thead th.n{white-space:normal}td.n .soft{display:block}}
 footer{color:var(--soft);margin-top:2rem}
 @media print{:root{color-scheme:light}body{max-width:none;padding:0;font-size:10.5pt}
 .scroll{overflow:visible}
