@@ -46,7 +46,7 @@ def interval_chart(rows: Sequence[Mapping[str, Any]], about: str) -> Markup:
     for number, row in enumerate(rows):
         y = step * number + 30
         kind = "served" if row.get("served") else "floor" if row.get("floor") else "other"
-        said = f"{row['name']}  {100 * row['accuracy']:.1f} %"
+        said = f"{_short(row['name'], 34)}  {100 * row['accuracy']:.1f} %"
         marks += [
             _text(left, y - 11, said, "start", "strong" if row.get("served") else None),
             tag("line", x1=_n(across(row["low"])), x2=_n(across(row["high"])), y1=y, y2=y,
@@ -96,10 +96,11 @@ def line_chart(
         style = f"line s{number % 3}"
         dash = DASHES[number % 3]
         y = 12 + 20 * number
+        best = 100 * max(value for _, value in line)
         marks += [
             tag("line", x1=LEFT, x2=LEFT + 28, y1=y, y2=y, class_=style, stroke_dasharray=dash),
             _mark(LEFT + 14, y, number),
-            _text(LEFT + 36, y + 4, f"{name}: best {100 * max(y for _, y in line):.1f}", "start"),
+            _text(LEFT + 36, y + 4, f"{_short(name, 28)}: best {best:.1f}", "start"),
             tag("polyline", points=" ".join(f"{_n(x)},{_n(y)}" for x, y in placed), class_=style,
                 stroke_dasharray=dash),
             *(_mark(x, y, number) for x, y in placed),

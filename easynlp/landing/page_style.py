@@ -73,7 +73,8 @@ details{margin:.5rem 0}summary{cursor:pointer;color:var(--blue)}
 pre{background:var(--panel);border:1px solid var(--rule);padding:.7rem;margin:.3rem 0;
 white-space:pre-wrap;overflow-wrap:anywhere;font-size:.85rem}
 @media(max-width:40rem){table{font-size:.82rem}th,td{padding:.35rem .55rem .35rem 0}
-th[scope=row]{min-width:5.2rem}thead th,thead th.n{white-space:normal}td.n .soft{display:block}}
+th[scope=row]{min-width:5.2rem}thead th,thead th.n{white-space:normal}td.n .soft{display:block}
+.texts th[scope=row]{min-width:36vw}.texts td{min-width:2.6rem}}
 footer{color:var(--soft);margin-top:2rem}
 @media print{:root{color-scheme:light}body{max-width:none;padding:0;font-size:10.5pt}
 .scroll{overflow:visible}
