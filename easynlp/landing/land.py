@@ -165,7 +165,7 @@ def road(options: LandOptions) -> list[Stage]:
         ),
         stage(
             "prune", "smaller shapes for the target size, each measured", shipping.prune, ("out",),
-            ("target_size", "max_drop", "candidates", "student_steps", "batch_size", "timed",
+            ("target_size", "max_drop", "candidates", "student_steps", "batch_size",
              "precision", "seed"),
             needs=("diagnose",), uses=("teacher", "finetune", "label", "distill", "augment",
                                        "compress"),
@@ -173,7 +173,8 @@ def road(options: LandOptions) -> list[Stage]:
         ),
         stage(
             "export", "ONNX of all contenders, checked against their runs", shipping.export,
-            (shipping.FINAL,), needs=("diagnose",), takes_model=True, vital=True,
+            (shipping.FINAL, shipping.CONTENDERS), needs=("diagnose",), takes_model=True,
+            vital=True,
             uses=("teacher", "finetune", "distill", "augment", "compress", "prune"),
         ),
         stage(

@@ -17,7 +17,7 @@ from easynlp.errors import DataError
 from easynlp.landing.learning import read_rows
 from easynlp.landing.parts import text_of
 from easynlp.landing.settings import LandOptions
-from easynlp.landing.shipping import bare, model_bytes, served_folder
+from easynlp.landing.shipping import bare, model_file, served_folder
 from easynlp.landing.stages import Outcome, Room
 from easynlp.pipeline import Pipeline
 
@@ -44,8 +44,8 @@ def score(options: LandOptions, room: Room) -> Outcome:
         folder = room.folder.parent / about["folder"]
         predict = _labels_of(Pipeline.load(folder, backend=_backend(about)))
         table[name] = {**_judge(predict([bare(each) for each in rows]), gold),
-                       "bytes": model_bytes(folder), "parameters": about["parameters"],
-                       "note": about["note"]}  # fmt: skip
+                       "bytes": model_file(folder).stat().st_size,
+                       "parameters": about["parameters"], "note": about["note"]}  # fmt: skip
     final = Pipeline.load(served_folder(room.done))
     said = [{"label": each["label"], "scores": each["scores"]}
             for each in final.predict([bare(each) for each in rows])]  # fmt: skip

@@ -235,7 +235,7 @@ def _judged(gone: Road, split: str) -> dict[str, Any]:
 
 def _at(scores: Mapping[str, float], label: str, temperature: float) -> float:
     """Return how probable a label was before a temperature was fitted."""
-    powers = {name: value**temperature for name, value in scores.items()}
+    powers = {name: math.pow(value, temperature) for name, value in scores.items()}
     return powers[label] / math.fsum(powers.values())
 
 

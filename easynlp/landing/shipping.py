@@ -23,10 +23,10 @@ from easynlp.errors import GateError, ModelError
 from easynlp.landing.learning import RUN, read_rows, within
 from easynlp.landing.settings import LandOptions
 from easynlp.landing.stages import Done, Outcome, Room
-from easynlp.pipeline import MODELS, Pipeline
+from easynlp.pipeline import MODELS, Pipeline, fingerprint
 
-__all__ = ["FINAL", "ROWS", "ROW_OF", "bare", "calibrate", "compress", "export", "model_bytes",
-           "parameters", "prune", "served_bytes", "served_folder"]  # fmt: skip
+__all__ = ["CONTENDERS", "FINAL", "ROWS", "ROW_OF", "bare", "calibrate", "compress", "export",
+           "model_file", "parameters", "prune", "served_bytes", "served_folder"]  # fmt: skip
 
 log = logging.getLogger("easynlp")
 ROWS = {
@@ -47,6 +47,7 @@ ROW_OF = {"teacher": "small_fewshot", "finetune": "small_finetuned",
 FINAL = "model"
 PRUNED = f"out/{FINAL}"
 """Folder, in the stage ``prune``, of the candidate that was chosen, if one was."""
+CONTENDERS = "contenders.json"
 SLACK = 2_000
 """Bytes of the target size kept for what is written into the description later."""
 
@@ -92,7 +93,7 @@ def prune(options: LandOptions, room: Room) -> Outcome:
                 dev=str(home / "dev.jsonl"), target_size=str(max(1, target - SLACK)),
                 unlabeled=str(pool) if pool and done["label"].facts["pool"] else None,
                 max_drop=options.max_drop, candidates=options.candidates,
-                steps=options.student_steps, batch_size=options.batch_size, timed=options.timed,
+                steps=options.student_steps, batch_size=options.batch_size,
                 precision=options.precision, threads=options.threads, seed=options.seed,
                 resume=(work / "compress.yaml").is_file(),
             )
@@ -147,6 +148,9 @@ def export(options: LandOptions, room: Room) -> Outcome:
             raise ModelError(f"the model to serve cannot be exported: {found[name]['note']}")
     shutil.rmtree(room.folder / FINAL, ignore_errors=True)
     shutil.copytree(kept, room.folder / FINAL)
+    # What is scored and timed again follows from this file, also where the served model is as ever.
+    hashes = {name: fingerprint(model_file(home / each["folder"])) for name, each in found.items()}
+    write_json(room.folder / CONTENDERS, {"contenders": found, "sha256": hashes})
     facts = {"contenders": found, "kept": room.kept.stage}
     return Outcome(facts)
 
@@ -227,10 +231,10 @@ def _is_exported(folder: Path) -> bool:
     return any((folder / file).is_file() for file in MODELS.values())
 
 
-def model_bytes(folder: Path) -> int:
-    """Return the size of the model file a folder is served from."""
+def model_file(folder: Path) -> Path:
+    """Return the model file a folder is served from."""
     for name in (*MODELS.values(), "model.safetensors"):
         for home in (folder, folder / "onnx"):
             if (home / name).is_file():
-                return (home / name).stat().st_size
+                return home / name
     raise ModelError(f"{folder} holds no model")
