@@ -4,8 +4,10 @@ Their probabilities are multiplied, each to a power of its own; the powers are t
 labels likeliest (`easynlp.fewshot.committee.pool_weights`). A member that answers margins, as the
 SVM over n-grams does, is given the softmax of them first. What letters a text is made of and what a
 model makes of its meaning err on different rows, so ``vote:members=probe+tfidf-svm`` is often
-better than both.
-Members are named as the teachers of ``committee`` are (`easynlp.benchmarks.taught`).
+better than both. With ``align=N`` a member's probabilities are first multiplied by a factor for
+each label, so that over N of the task's unlabelled texts the labels get the shares expected of
+them: a prompt without training prefers one label throughout. Members are named as the teachers of
+``committee`` are (`easynlp.benchmarks.taught`).
 """
 
 from __future__ import annotations
@@ -19,9 +21,10 @@ from easynlp.benchmarks.contender import Budget, Contender, Learned
 from easynlp.benchmarks.encodings import grade, hide
 from easynlp.benchmarks.fewclue import FEWCLUE, Split, read_split_file
 from easynlp.benchmarks.names import NESTED, Name, typed
-from easynlp.benchmarks.taught import contender_of, for_contender
+from easynlp.benchmarks.taught import contender_of, draw, for_contender
+from easynlp.config import Steps
 from easynlp.errors import ConfigError
-from easynlp.fewshot.committee import pool, pool_weights
+from easynlp.fewshot.committee import align, label_shares, pool, pool_weights
 from easynlp.tasks.base import Example, Prediction
 
 __all__ = ["Vote", "shares_of"]
@@ -32,6 +35,7 @@ class VoteOptions:
     """Options of a vote."""
 
     members: str = ""
+    align: Steps = 0
 
 
 class Vote:
@@ -51,10 +55,10 @@ class Vote:
         ways = [way for way in options.members.split("+") if way]
         if len(ways) < 2:
             raise ConfigError(f"{name}: name two or more, as in vote:members=lp-ft+tfidf-svm")
-        self.name = name
+        self.name, self.align = name, options.align
         self.members: list[Contender] = [contender_of(way, budget, model) for way in ways]
         self.seeded = any(each.seeded for each in self.members)
-        self.unlabelled = any(each.unlabelled for each in self.members)
+        self.unlabelled = bool(self.align) or any(each.unlabelled for each in self.members)
 
     def takes(self, task: str) -> bool:
         """Return whether rows are told apart by labels, and all members take the task."""
@@ -62,7 +66,7 @@ class Vote:
 
     def identity(self) -> str:
         """Return what decides the members."""
-        return "vote " + " ".join(each.identity() for each in self.members)
+        return f"vote {self.align} " + " ".join(each.identity() for each in self.members)
 
     def learn(self, split: Split, seed: int, say: Callable[[str], None]) -> Learned:
         """Let every member learn; weigh them on dev."""
@@ -70,18 +74,22 @@ class Vote:
         names = sorted({str(each["label"]) for each in train})
         gold = np.array([names.index(str(each["label"])) for each in dev])
         learned = [each.learn(for_contender(each, split, ()), seed, say) for each in self.members]
-        weights = pool_weights(
-            [shares_of(each.predict(hide(dev)), names) for each in learned], gold
-        )
+        factors = self._factors(learned, split, [str(each["label"]) for each in train], names)
+
+        def shares(examples: Sequence[Example]) -> list[np.ndarray]:
+            return [
+                shares_of(each.predict(examples), names) * factor
+                for each, factor in zip(learned, factors, strict=True)
+            ]
+
+        weights = pool_weights(shares(hide(dev)), gold)
 
         def predict(examples: Sequence[Example]) -> list[Prediction]:
-            votes = pool([shares_of(each.predict(examples), names) for each in learned], weights)
+            votes = pool(shares(examples), weights)
+            scores = [dict(zip(names, row.tolist(), strict=True)) for row in votes]
             return [
-                {
-                    "label": names[row.argmax()],
-                    "scores": dict(zip(names, row.tolist(), strict=True)),
-                }
-                for row in votes
+                {"label": names[row.argmax()], "scores": each}
+                for row, each in zip(votes, scores, strict=True)
             ]
 
         about = [
@@ -91,6 +99,16 @@ class Vote:
         right = grade(dev, predict(hide(dev)))
         size = sum(each.parameters for each in learned)
         return Learned(predict, right, {"members": about}, parameters=size)
+
+    def _factors(
+        self, learned: Sequence[Learned], split: Split, labels: Sequence[str], names: Sequence[str]
+    ) -> list[np.ndarray]:
+        """Return each member's factors of the labels; 1 where nothing is to be aligned."""
+        texts = draw(split, self.align) if self.align else []
+        if not texts:
+            return [np.ones(len(names))] * len(learned)
+        wanted = label_shares(labels, names)
+        return [align(shares_of(each.predict(texts), names), wanted) for each in learned]
 
 
 def shares_of(found: Sequence[Prediction], names: Sequence[str]) -> np.ndarray:
