@@ -17,8 +17,9 @@ contender learn from their vote. Both are one thing, with these options:
   that learn from unlabelled text themselves see all of it.
 - ``rounds``, ``quota``, ``growth``, ``confidence``, ``balance``, ``restart`` and
   ``patience_rounds``: as in `easynlp.fewshot.settings.SelfTrainingOptions`.
-- ``align``: fit teachers' answers to the labels' shares and to dev before they are believed;
-  always so for several.
+- ``align``: fit teachers' answers to the labels' shares before they are believed, give all an equal
+  say but those that know no more of dev than its commonest label, and make the vote as sure as dev
+  says it may be; always so for several.
 - ``soft``: the student learns the probabilities of believed rows (where it is plain fine-tuning).
 - ``placebo=random-pseudo-labels``: labels of believed rows change places.
 
@@ -173,16 +174,23 @@ class Taught:
         names = sorted({str(each["label"]) for each in train})
         gold = np.array([names.index(str(each["label"])) for each in dev])
         shares = label_shares([str(each["label"]) for each in train], names)
-        votes, about = [], []
-        for learned in teachers:
-            found = chances(learned, pool, names)
-            said = {"dev": learned.dev_accuracy}
-            if self.align:
-                made = Calibration.fit(found, shares, chances(learned, dev, names), gold)
-                found, said["power"] = made.apply(found), round(made.power, 3)
-            votes.append(found)
-            about.append(said)
-        scores = vote(votes) if len(votes) > 1 else votes[0]
+        found = [chances(learned, pool, names) for learned in teachers]
+        about = [{"dev": learned.dev_accuracy} for learned in teachers]
+        scores = found[0]
+        if self.align:
+            made = [Calibration.even(each, shares) for each in found]
+            heard = [
+                way.apply(chances(learned, dev, names))
+                for way, learned in zip(made, teachers, strict=True)
+            ]
+            # Dev is too small to weigh members by, but not to find one that knows nothing.
+            most = np.bincount(gold).max()
+            able = [int((each.argmax(1) == gold).sum() > most) for each in heard]
+            for said, kept_ in zip(about, able, strict=True):
+                said["voted"] = kept_
+            chosen = [i for i, kept_ in enumerate(able) if kept_] or list(range(len(found)))
+            sure = Calibration.temper(vote([heard[i] for i in chosen]), gold)
+            scores = sure.apply(vote([made[i].apply(found[i]) for i in chosen]))
         options = self.options
         kept = choose_confident(
             scores, quota=round(options.quota * options.growth ** (number - 1)),

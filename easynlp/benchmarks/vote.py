@@ -4,9 +4,13 @@ Their probabilities are multiplied, each to a power of its own; the powers are t
 labels likeliest (`easynlp.fewshot.committee.pool_weights`). A member that answers margins, as the
 SVM over n-grams does, is given the softmax of them first. What letters a text is made of and what a
 model makes of its meaning err on different rows, so ``vote:members=probe+tfidf-svm`` is often
-better than both. With ``align=N`` a member's probabilities are first multiplied by a factor for
-each label, so that over N of the task's unlabelled texts the labels get the shares expected of
-them: a prompt without training prefers one label throughout. Members are named as the teachers of
+better than both.
+
+A few dozen dev rows weigh nothing reliably. With ``align=N`` members have an equal say instead, and
+dev has none: each one's probabilities are multiplied by a factor for each label, so that over N of
+the task's unlabelled texts the labels get the shares expected of them (a prompt without training
+prefers one label throughout), and raised to the power that gives all members the same spread of
+log-probabilities there (naive Bayes is sure of everything). Members are named as the teachers of
 ``committee`` are (`easynlp.benchmarks.taught`).
 """
 
@@ -24,7 +28,7 @@ from easynlp.benchmarks.names import NESTED, Name, typed
 from easynlp.benchmarks.taught import contender_of, draw, for_contender
 from easynlp.config import Steps
 from easynlp.errors import ConfigError
-from easynlp.fewshot.committee import align, label_shares, pool, pool_weights
+from easynlp.fewshot.committee import Calibration, label_shares, pool, pool_weights
 from easynlp.tasks.base import Example, Prediction
 
 __all__ = ["Vote", "shares_of"]
@@ -69,23 +73,25 @@ class Vote:
         return f"vote {self.align} " + " ".join(each.identity() for each in self.members)
 
     def learn(self, split: Split, seed: int, say: Callable[[str], None]) -> Learned:
-        """Let every member learn; weigh them on dev."""
+        """Let every member learn; weigh them, on dev or on unlabelled text."""
         train, dev = (read_split_file(path, split.task) for path in (split.train, split.dev))
         names = sorted({str(each["label"]) for each in train})
         gold = np.array([names.index(str(each["label"])) for each in dev])
         learned = [each.learn(for_contender(each, split, ()), seed, say) for each in self.members]
-        factors = self._factors(learned, split, [str(each["label"]) for each in train], names)
-
-        def shares(examples: Sequence[Example]) -> list[np.ndarray]:
-            return [
-                shares_of(each.predict(examples), names) * factor
-                for each, factor in zip(learned, factors, strict=True)
-            ]
-
-        weights = pool_weights(shares(hide(dev)), gold)
+        texts = draw(split, self.align) if self.align else []
+        if texts:
+            wanted = label_shares([str(each["label"]) for each in train], names)
+            ways = [Calibration.even(shares_of(m.predict(texts), names), wanted) for m in learned]
+        else:
+            heard = [shares_of(each.predict(hide(dev)), names) for each in learned]
+            powers = pool_weights(heard, gold)
+            ways = [Calibration(np.ones(len(names)), float(power)) for power in powers]
 
         def predict(examples: Sequence[Example]) -> list[Prediction]:
-            votes = pool(shares(examples), weights)
+            votes = pool([
+                way.apply(shares_of(each.predict(examples), names))
+                for way, each in zip(ways, learned, strict=True)
+            ], np.ones(len(learned)))  # fmt: skip
             scores = [dict(zip(names, row.tolist(), strict=True)) for row in votes]
             return [
                 {"label": names[row.argmax()], "scores": each}
@@ -93,22 +99,12 @@ class Vote:
             ]
 
         about = [
-            {"member": member.name, "dev": each.dev_accuracy, "power": round(float(weight), 3)}
-            for member, each, weight in zip(self.members, learned, weights, strict=True)
+            {"member": member.name, "dev": each.dev_accuracy, "power": round(way.power, 3)}
+            for member, each, way in zip(self.members, learned, ways, strict=True)
         ]
         right = grade(dev, predict(hide(dev)))
         size = sum(each.parameters for each in learned)
         return Learned(predict, right, {"members": about}, parameters=size)
-
-    def _factors(
-        self, learned: Sequence[Learned], split: Split, labels: Sequence[str], names: Sequence[str]
-    ) -> list[np.ndarray]:
-        """Return each member's factors of the labels; 1 where nothing is to be aligned."""
-        texts = draw(split, self.align) if self.align else []
-        if not texts:
-            return [np.ones(len(names))] * len(learned)
-        wanted = label_shares(labels, names)
-        return [align(shares_of(each.predict(texts), names), wanted) for each in learned]
 
 
 def shares_of(found: Sequence[Prediction], names: Sequence[str]) -> np.ndarray:

@@ -47,6 +47,21 @@ def test_a_member_that_knows_nothing_has_no_say():
     assert (vote([found.apply(noise), knows]).argmax(1) == 0).mean() > 0.95
 
 
+def test_evened_members_have_an_equal_say_whoever_is_surer():
+    modest = draw(6, rows=400, labels=3)
+    sure = modest[:, ::-1] ** 9
+    sure /= sure.sum(1, keepdims=True)
+    ways = [Calibration.even(each, None) for each in (modest, sure)]
+    spreads = [np.log(np.maximum(way.apply(each), 1e-6)).std(1).mean()
+               for way, each in zip(ways, (modest, sure), strict=True)]  # fmt: skip
+    assert spreads[0] == pytest.approx(spreads[1], rel=0.05)
+    # The second says the opposite of the first: evened out, neither wins everywhere.
+    voted = vote([way.apply(each) for way, each in zip(ways, (modest, sure), strict=True)])
+    share = (voted.argmax(1) == modest.argmax(1)).mean()
+    plain = (vote([modest, sure]).argmax(1) == modest.argmax(1)).mean()
+    assert plain < share < 0.9
+
+
 def test_one_vote_is_itself_and_equal_ones_agree():
     scores = draw(4)
     assert vote([scores]) == pytest.approx(scores)
