@@ -29,7 +29,7 @@ MAX_LENGTH = 208
 """Enough for the longest review: nothing is cut."""
 TIMED = 200
 """Test texts that are timed."""
-SKIPPED = ("teacher", "label", "distill", "curve")
+SKIPPED = ("teacher", "label", "distill", "augment", "curve")
 """Stages left out: with 1,000 labels and no large model there is nothing to learn from a teacher,
 and the demo is to be over in minutes."""
 

@@ -5,13 +5,14 @@ All are 360 units wide, so that at 390 pixels a unit is a pixel, and their lette
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from easynlp.landing.markup import Markup, tag
 
-__all__ = ["interval_chart", "line_chart", "reliability_chart"]
+__all__ = ["interval_chart", "line_chart", "pareto_chart", "reliability_chart"]
 
 WIDTH = 360
 LEFT, RIGHT, TOP, BOTTOM = 44, 12, 12, 42
@@ -45,7 +46,7 @@ def interval_chart(rows: Sequence[Mapping[str, Any]], about: str) -> Markup:
     for number, row in enumerate(rows):
         y = step * number + 30
         kind = "served" if row.get("served") else "floor" if row.get("floor") else "other"
-        said = f"{row['name']}  {100 * row['accuracy']:.1f} %"
+        said = f"{_short(row['name'], 34)}  {100 * row['accuracy']:.1f} %"
         marks += [
             _text(left, y - 11, said, "start", "strong" if row.get("served") else None),
             tag("line", x1=_n(across(row["low"])), x2=_n(across(row["high"])), y1=y, y2=y,
@@ -95,10 +96,11 @@ def line_chart(
         style = f"line s{number % 3}"
         dash = DASHES[number % 3]
         y = 12 + 20 * number
+        best = 100 * max(value for _, value in line)
         marks += [
             tag("line", x1=LEFT, x2=LEFT + 28, y1=y, y2=y, class_=style, stroke_dasharray=dash),
             _mark(LEFT + 14, y, number),
-            _text(LEFT + 36, y + 4, f"{name}: best {100 * max(y for _, y in line):.1f}", "start"),
+            _text(LEFT + 36, y + 4, f"{_short(name, 28)}: best {best:.1f}", "start"),
             tag("polyline", points=" ".join(f"{_n(x)},{_n(y)}" for x, y in placed), class_=style,
                 stroke_dasharray=dash),
             *(_mark(x, y, number) for x, y in placed),
@@ -135,13 +137,73 @@ def reliability_chart(bins: Sequence[Mapping[str, Any]], about: str) -> Markup:
                          height=_n(base - y0), class_="bar"))  # fmt: skip
         inside = base - y0 > 20
         marks.append(_text((x0 + x1) / 2, y0 + 14 if inside else y0 - 4, f"{each['rows']}",
-                           "middle"))  # fmt: skip
+                           "middle", "inside" if inside else None))  # fmt: skip
     (x0, y0), (x1, y1) = place(0, 0), place(1, 1)
     marks += [
         tag("line", x1=_n(x0), y1=_n(y0), x2=_n(x1), y2=_n(y1), class_="ideal"),
         _text(WIDTH / 2, height - 6, "confidence, % (vertical: share right, %)", "middle"),
     ]
     return _svg(height, marks, about)
+
+
+def pareto_chart(rows: Sequence[Mapping[str, Any]], wanted: int | None, about: str) -> Markup:
+    """Return sizes (logarithmic) against accuracies: numbered points, the front joined.
+
+    Args:
+        rows: ``bytes``, ``dev`` (0 to 1), ``front`` (no other is smaller and better), ``chosen``.
+        wanted: Bytes not to exceed, a line.
+        about: What a reader who does not see it is told.
+    """
+    height = 260
+    wide, tall = WIDTH - LEFT - RIGHT, height - TOP - BOTTOM
+    sizes = [row["bytes"] for row in rows] + ([wanted] if wanted else [])
+    first, last = math.log(min(sizes) / 1.15), math.log(max(sizes) * 1.15)
+    found = [row["dev"] for row in rows]
+    low = max(0.0, math.floor(20 * min(found) - 0.2) / 20)
+    high = min(1.0, max(low + 0.05, math.ceil(20 * max(found) - 1e-9) / 20))
+    low = min(low, high - 0.05)
+
+    def place(bytes_: float, dev: float) -> tuple[float, float]:
+        return (LEFT + (math.log(bytes_) - first) / (last - first) * wide,
+                TOP + 8 + (high - dev) / (high - low) * (tall - 8))  # fmt: skip
+
+    marks: list[Markup] = []
+    for i in range(5):
+        value = low + (high - low) * i / 4
+        _, y = place(min(sizes), value)
+        marks += [tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=_n(y), y2=_n(y), class_="grid"),
+                  _text(LEFT - 6, y + 4, f"{round(100 * value, 2):g}", "end")]  # fmt: skip
+    free = -99.0
+    for size in _round_sizes(math.exp(first), math.exp(last)):
+        x, _ = place(size, low)
+        if x - free > 44:
+            marks.append(_text(x, height - BOTTOM + 18, _megabytes(size), "middle"))
+            free = x
+    marks.append(_text(WIDTH / 2, height - 6, "MB served (vertical: accuracy on dev, %)", "middle"))
+    if wanted:
+        x, _ = place(wanted, low)
+        marks.append(tag("line", x1=_n(x), x2=_n(x), y1=TOP, y2=height - BOTTOM, class_="ideal"))
+    front = sorted((row["bytes"], row["dev"]) for row in rows if row["front"])
+    joined = " ".join(f"{_n(x)},{_n(y)}" for x, y in (place(*point) for point in front))
+    marks.append(tag("polyline", points=joined, class_="line s0"))
+    for number, row in enumerate(rows, 1):
+        x, y = place(row["bytes"], row["dev"])
+        kind = "dot served" if row["chosen"] else "dot floor"
+        side, anchor = (-8, "end") if x > WIDTH - RIGHT - 24 else (8, "start")
+        marks += [tag("circle", cx=_n(x), cy=_n(y), r=5, class_=kind),
+                  _text(x + side, y - 5, str(number), anchor)]  # fmt: skip
+    return _svg(height, marks, about)
+
+
+def _round_sizes(low: float, high: float) -> list[float]:
+    """Return sizes between two that are round: 1, 2, 5, 10 … MB."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    every = [step * 10.0**power for power in powers for step in (1, 2, 5)]
+    return [size for size in every if low <= size <= high]
+
+
+def _megabytes(size: float) -> str:
+    return f"{size / 1e6:g}"
 
 
 def _svg(height: float, marks: Sequence[Markup], about: str) -> Markup:

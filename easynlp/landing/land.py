@@ -2,7 +2,8 @@
 
 READ `road` FIRST: the stages in their order, what each needs and hands on. How stages run, are
 skipped, taken up again or dropped is `easynlp.landing.stages`' affair; what each does stands in
-`easynlp.landing.diagnosis`, `easynlp.landing.learning` and `easynlp.landing.measuring`.
+`easynlp.landing.diagnosis`, `easynlp.landing.learning`, `easynlp.landing.shipping` and
+`easynlp.landing.measuring`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from easynlp.atomic import write_folder, write_json, write_text
 from easynlp.config import to_yaml
 from easynlp.errors import ConfigError, RunError
 from easynlp.fewshot.phases import write_rows
-from easynlp.landing import learning, measuring
+from easynlp.landing import learning, measuring, shipping
 from easynlp.landing.diagnosis import diagnose
 from easynlp.landing.page import page
 from easynlp.landing.report import make_report
@@ -35,6 +36,7 @@ log = logging.getLogger("easynlp")
 RECIPE = "land"
 TEACHING = ("ways", "pattern", "words", "teacher_lrs", "teacher_steps")
 STUDYING = ("student_lrs", "student_steps")
+TAUGHT = ("alpha", "temperature")
 SHARED = ("evaluations", "batch_size", "max_length", "pooling", "precision", "device", "seed")
 READING = ("text", "text_b", "label", "encoding", "schema", "header", "format")
 
@@ -95,7 +97,7 @@ def land(options: LandOptions) -> Landed:
     gone = run_stages(stages, folder, skip=pieces(options.skip), max_drop=options.max_drop)
     if "export" not in gone.done:
         raise RunError("no model came out: every stage that makes one was skipped")
-    source, target = gone.done["export"].folder / measuring.FINAL, folder / "model"
+    source, target = shipping.served_folder(gone.done), folder / "model"
     write_folder(target, lambda staged: _copy(source, staged))
     report = make_report(options, gone)
     write_json(folder / "report.json", report)
@@ -141,26 +143,47 @@ def road(options: LandOptions) -> list[Stage]:
             (*STUDYING, *SHARED), needs=("diagnose",), files=(options.student,), better=True,
         ),
         stage(
-            "label", "the teacher labels texts", learning.label, ("rows.jsonl",), ("pool_rows",),
+            "label", "what the teacher says of the texts", learning.label,
+            ("pool.jsonl", "given.json"), ("pool_rows", "max_length"),
             needs=("diagnose", "teacher"),
         ),
         stage(
             "distill", f"{options.student} learns what the teacher says", learning.distill,
-            weights, (*STUDYING, *SHARED), needs=("diagnose", "label"), files=(options.student,),
-            better=True,
+            weights, (*STUDYING, *TAUGHT, *SHARED), needs=("diagnose", "teacher", "label"),
+            files=(options.student,), better=True,
         ),
         stage(
-            "compress", "int8 weights, judged on dev", measuring.compress, (measuring.FINAL,),
-            needs=("diagnose",), uses=("teacher", "finetune", "distill"), takes_model=True,
+            "augment", "the same, with changed copies of the labelled texts", learning.augment,
+            weights, ("student_steps", "augment", "augment_model", *TAUGHT, *SHARED),
+            needs=("diagnose", "teacher", "label", "distill"), files=(options.student,),
+            gains=True, off="" if options.augment else "no copies are wanted (--augment 0)",
         ),
         stage(
-            "export", "ONNX of all contenders, checked against their runs", measuring.export,
-            (measuring.FINAL,), needs=("diagnose",), takes_model=True, vital=True,
-            uses=("teacher", "finetune", "distill", "compress"),
+            "compress", "int8 weights, judged on dev", shipping.compress, (shipping.FINAL,),
+            ("max_drop",), needs=("diagnose",), uses=("teacher", "finetune", "distill", "augment"),
+            takes_model=True,
+        ),
+        stage(
+            "prune", "smaller shapes for the target size, each measured", shipping.prune, ("out",),
+            ("target_size", "max_drop", "candidates", "student_steps", "batch_size",
+             "precision", "seed"),
+            needs=("diagnose",), uses=("teacher", "finetune", "label", "distill", "augment",
+                                       "compress"),
+            takes_model=True, off="" if options.target_size else "there is no --target-size",
+        ),
+        stage(
+            "export", "ONNX of all contenders, checked against their runs", shipping.export,
+            (shipping.FINAL, shipping.CONTENDERS), needs=("diagnose",), takes_model=True,
+            vital=True,
+            uses=("teacher", "finetune", "distill", "augment", "compress", "prune"),
+        ),
+        stage(
+            "calibrate", "temperature and threshold to abstain below, on dev", shipping.calibrate,
+            (shipping.FINAL,), ("abstain_precision",), needs=("diagnose", "export"),
         ),
         stage(
             "score", "answers of all contenders", measuring.score, ("scores.json", "tfidf-svm.npz"),
-            needs=("diagnose", "export"),
+            needs=("diagnose", "export"), uses=("calibrate",),
         ),
         stage(
             "latency", "one thread, one text and 32 at a time", measuring.latency,

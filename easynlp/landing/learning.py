@@ -16,26 +16,44 @@ from typing import Any
 
 import numpy as np
 
+from easynlp.atomic import write_json
 from easynlp.config import TrainConfig
 from easynlp.data.diagnose import example_hash
+from easynlp.distillation.answers import Wanted
+from easynlp.distillation.cache import ask
+from easynlp.distillation.logits import texts_of
+from easynlp.distillation.run import distill as learn
+from easynlp.distillation.settings import DistillConfig, DistillOptions
+from easynlp.distillation.teachers import find_teacher
 from easynlp.errors import ConfigError, ModelError
 from easynlp.fewshot.choose import choose
 from easynlp.fewshot.phases import copy_run, plain_reading, train_once, write_rows
 from easynlp.fewshot.settings import FewShotConfig
-from easynlp.fewshot.soft_classify import SoftClassify
 from easynlp.landing.settings import LandOptions
 from easynlp.landing.stages import Outcome, Room
-from easynlp.pipeline import META, Pipeline, read_meta, save_meta
+from easynlp.pipeline import META, Pipeline, read_meta
 from easynlp.tasks.base import Example
 from easynlp.tasks.labels import sort_labels
 from easynlp.tasks.text_classify import ClassifyConfig
+from easynlp.training.precision import pick_device
 
-__all__ = ["distill", "finetune", "is_run", "label", "read_rows", "teach", "teacher", "within"]
+__all__ = [
+    "augment",
+    "distill",
+    "finetune",
+    "is_run",
+    "label",
+    "read_rows",
+    "teach",
+    "teacher",
+    "within",
+]
 
 log = logging.getLogger("easynlp")
-SOFT = f"{SoftClassify.__module__}:{SoftClassify.__qualname__}"
 RUN = "run"
 """Folder, in a stage's own, of the run that came out best on dev."""
+ANSWERS = "answers"
+"""Folder, in the stage ``label``, of what the teacher said."""
 
 
 def is_run(name: str | None) -> bool:
@@ -105,97 +123,122 @@ def teacher(options: LandOptions, room: Room) -> Outcome:
 
 def finetune(options: LandOptions, room: Room) -> Outcome:
     """Train the student on the labels alone: the control, and the model to beat."""
-    home = room.done["diagnose"].folder
-    labels = _labels(read_rows(home / "train.jsonl"))
-    return _search(options, room, "text_classify", home / "train.jsonl", labels)
+    return _search(options, room, options.student_lrs)
 
 
 def label(options: LandOptions, room: Room) -> Outcome:
-    """Let the teacher say how probable each label is, of unlabelled texts and the labelled ones.
+    """Let the teacher say how probable each label is, of the labelled texts and unlabelled ones.
 
-    A labelled row is taught with the mean of its label and what the teacher says. Texts come in
-    the order of a hash, so those that `pool_rows` leaves out are chosen by chance.
+    Texts come in the order of a hash, so those that `pool_rows` leaves out are chosen by chance.
+    Answers are kept in ``answers/``, where every training that learns them finds them.
     """
     home = room.done["diagnose"].folder
     train = read_rows(home / "train.jsonl")
     pool = read_rows(home / "pool.jsonl") if (home / "pool.jsonl").is_file() else []
     pool = sorted(pool, key=example_hash)[: options.pool_rows]
-    model = Pipeline.load(room.folder.parent / room.done["teacher"].facts["folder"])
-    labels = list(model.task.config.labels)
-    rows = []
-    for example, answer in zip(train, model.predict(train), strict=True):
-        gold = str(example["label"])
-        scores = {name: (answer["scores"][name] + (name == gold)) / 2 for name in labels}
-        rows.append({**example, "scores": scores})
-    surest = []
-    for example, answer in zip(pool, model.stream(pool), strict=True):
-        rows.append({**example, "label": answer["label"], "scores": _fit(answer["scores"])})
-        surest.append(max(answer["scores"].values()))
-    write_rows(room.folder / "rows.jsonl", rows)
-    given = Counter(row["label"] for row in rows[len(train) :])
+    pair = any(example.get("text_b") for example in train)
+    wanted = Wanted("label", _labels(train), pair)
+    member = find_teacher(
+        str(_teacher(room)), wanted, names={}, max_length=options.max_length, precision="fp32",
+        device=pick_device(options.device),
+    )  # fmt: skip
+    texts = [texts_of(each) for each in (*train, *pool)]
+    answers = ask(member, texts, room.folder / ANSWERS)
+    write_rows(room.folder / "pool.jsonl", texts[len(train) :])
+    sure = [np.asarray(answers[i][0], np.float64) for i in range(len(train), len(texts))]
+    given = Counter(wanted.labels[int(each.argmax())] for each in sure)
     facts = {
         "labelled": len(train), "pool": len(pool), "given": dict(given.most_common()),
-        "mean_confidence": float(np.mean(surest)) if surest else None,
+        "mean_confidence": float(np.mean([np.exp(each.max()) for each in sure])) if sure else None,
+        "fingerprint": member.fingerprint,
     }  # fmt: skip
     log.info("  %d unlabelled texts labelled: %s", len(pool), dict(given.most_common()))
+    write_json(room.folder / "given.json", facts)
     return Outcome(facts)
 
 
 def distill(options: LandOptions, room: Room) -> Outcome:
     """Teach the student what the teacher says of every row."""
-    rows = room.done["label"].folder / "rows.jsonl"
-    return _search(options, room, SOFT, rows, _labels(read_rows(rows)))
+    return _search(options, room, options.student_lrs, taught=True)
+
+
+def augment(options: LandOptions, room: Room) -> Outcome:
+    """Teach the student once more, with changed copies, at the learning rate that was best."""
+    lr = float(room.done["distill"].facts["lr"])
+    return _search(options, room, (lr,), taught=True, copies=options.augment)
 
 
 def teach(
-    options: LandOptions, task: str, train: Path, dev: Path, labels: Sequence[str], lr: float,
-    output: Path,
+    options: LandOptions, train: Path, dev: Path, labels: Sequence[str], lr: float, output: Path,
+    by: DistillOptions | None = None,
 ) -> Pipeline:  # fmt: skip
     """Train the student once; the one place that says how it learns.
 
     Args:
         options: Of the road.
-        task: ``text_classify``, or the task that learns probabilities.
-        train: Rows, with ``scores`` for the latter.
+        train: Labelled rows.
         dev: Rows to choose the checkpoint on.
         labels: All labels.
         lr: Peak learning rate.
         output: Run folder.
+        by: Who teaches, on which further texts; None: the labels alone.
     """
-    every = -(-options.student_steps // options.evaluations)
-    config = TrainConfig(
-        task=task, train=str(train), dev=str(dev), output=str(output), model=options.student,
-        steps=options.student_steps, eval_every=every, batch_size=options.batch_size, lr=lr,
-        precision=options.precision, device=options.device, threads=options.threads,
-        seed=options.seed, **plain_reading(),
-    )  # fmt: skip
+    given: dict[str, Any] = {
+        "train": str(train), "dev": str(dev), "output": str(output),
+        "steps": options.student_steps, "batch_size": options.batch_size, "lr": lr,
+        "eval_every": -(-options.student_steps // options.evaluations),
+        "precision": options.precision, "device": options.device, "threads": options.threads,
+        "seed": options.seed, **plain_reading(),
+    }  # fmt: skip
     own = ClassifyConfig(
         max_length=options.max_length, pooling=options.pooling, labels=tuple(labels)
     )
-    pipeline = train_once(config, own)
-    if task != "text_classify":  # what was made is a plain classifier
-        save_meta(output, {**read_meta(output), "task": "text_classify"})
-    return pipeline
+    if by is None:
+        config = TrainConfig(task="text_classify", model=options.student, **given)
+        return train_once(config, own)
+    if (output / META).is_file():
+        return Pipeline.load(output, backend="torch")
+    resume = (output / "distill.yaml").is_file()
+    return learn(DistillConfig(student=options.student, resume=resume, **given), by, None, own)
 
 
 def _search(
-    options: LandOptions, room: Room, task: str, train: Path, labels: Sequence[str]
+    options: LandOptions, room: Room, lrs: Sequence[float], *, taught: bool = False, copies: int = 0
 ) -> Outcome:
     """Train with each learning rate; keep the best on dev, of equal ones the first."""
-    if not options.student_lrs:
+    if not lrs:
         raise ConfigError("--student-lrs names no learning rate")
-    dev = room.done["diagnose"].folder / "dev.jsonl"
+    home = room.done["diagnose"].folder
+    train, dev = home / "train.jsonl", home / "dev.jsonl"
+    labels = _labels(read_rows(train))
+    by = None
+    if taught:
+        given = room.done["label"]
+        pool = given.folder / "pool.jsonl"
+        by = DistillOptions(
+            teacher=(str(_teacher(room)),), teacher_length=options.max_length,
+            unlabeled=str(pool) if given.facts["pool"] else None, alpha=options.alpha,
+            temperature=options.temperature, cache=str(given.folder / ANSWERS), augment=copies,
+            augment_model=options.augment_model,
+        )  # fmt: skip
     tries = []
-    for lr in options.student_lrs:
-        home = room.folder / "tried" / f"lr-{lr:g}"
-        found = teach(options, task, train, dev, labels, lr, home)
+    for lr in lrs:
+        found = teach(options, train, dev, labels, lr, room.folder / "tried" / f"lr-{lr:g}", by)
         tries.append({"lr": lr, "dev": float(found.meta["scores"]["dev"]["accuracy"])})
         log.info("  lr %g: dev %.4f", lr, tries[-1]["dev"])
     best = max(tries, key=lambda each: each["dev"])
-    run = room.folder / RUN
+    chosen, run = room.folder / "tried" / f"lr-{best['lr']:g}", room.folder / RUN
     run.mkdir(exist_ok=True)
-    copy_run(room.folder / "tried" / f"lr-{best['lr']:g}", run)
-    return Outcome({"tries": tries, "lr": best["lr"]}, RUN, best["dev"])
+    copy_run(chosen, run)
+    facts: dict[str, Any] = {"tries": tries, "lr": best["lr"]}
+    if taught:
+        facts["copies"] = json.loads((chosen / "distill.json").read_text("utf-8"))["augmented"]
+    return Outcome(facts, RUN, best["dev"])
+
+
+def _teacher(room: Room) -> Path:
+    """Return the folder of the teacher's run."""
+    return room.folder.parent / str(room.done["teacher"].facts["folder"])
 
 
 def _labels(rows: Sequence[Example]) -> tuple[str, ...]:
@@ -204,9 +247,3 @@ def _labels(rows: Sequence[Example]) -> tuple[str, ...]:
 
 def _accuracy(pipeline: Pipeline, rows: Sequence[Example]) -> float:
     return float(pipeline.evaluate(rows)["accuracy"])
-
-
-def _fit(scores: dict[str, float]) -> dict[str, float]:
-    """Return probabilities that sum to one: answers are rounded."""
-    total = sum(scores.values())
-    return {name: value / total for name, value in scores.items()}

@@ -75,7 +75,7 @@ def table(
         for number, cells in enumerate(rows)
     ]  # fmt: skip
     whole = tag(
-        "table", tag("caption", caption),
+        "table", tag("caption", tag("span", caption)),
         tag("thead", tag("tr", *(
             tag("th", cell, scope="col", class_=kind(i)) for i, cell in enumerate(head)
         ))),

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from easynlp.landing.charts import interval_chart, line_chart, reliability_chart
-from easynlp.landing.markup import Markup, table, tag
+from easynlp.landing.charts import interval_chart, line_chart
+from easynlp.landing.markup import Markup, join, table, tag
 from easynlp.landing.page_data import data_section
+from easynlp.landing.page_model import calibration_section, candidates_section
+from easynlp.landing.page_parts import percent, section, size
 from easynlp.landing.page_style import STYLE
 
 __all__ = ["page"]
@@ -22,9 +24,9 @@ MOST_CONFUSED = 12
 def page(report: Mapping[str, Any]) -> str:
     """Return the page of a report, see `easynlp.landing.report.make_report`."""
     title = f"Landing report: {report['student']}"
-    sections = [_summary(report), _table(report), _stages(report)]
+    sections = [_summary(report), _table(report), candidates_section(report), _stages(report)]
     if "table" in report:
-        sections += [_confusion(report), _calibration(report), _worst(report)]
+        sections += [_confusion(report), calibration_section(report), _worst(report)]
     sections += [_curves(report), data_section(report["diagnosis"]), _commands(report)]
     head = tag(
         "head", tag("meta", charset="utf-8"),
@@ -40,23 +42,6 @@ def page(report: Mapping[str, Any]) -> str:
                                "report.json beside this page.")),
     )  # fmt: skip
     return f"<!DOCTYPE html>\n{tag('html', head, body, lang='en')}\n"
-
-
-def section(name: str, heading: str, *children: object) -> Markup:
-    """Return a section with its heading."""
-    return tag("section", tag("h2", heading, id=name), *children, aria_labelledby=name)
-
-
-def percent(value: float | None, digits: int = 1) -> str:
-    """Return a share as a percentage."""
-    return "-" if value is None else f"{100 * value:.{digits}f} %"
-
-
-def size(value: float | None) -> str:
-    """Return bytes in MB or kB."""
-    if value is None:
-        return "-"
-    return f"{value / 1e6:.1f} MB" if value >= 1e6 else f"{value / 1e3:.0f} kB"
 
 
 def _lead(report: Mapping[str, Any]) -> Markup:
@@ -95,7 +80,7 @@ def _summary(report: Mapping[str, Any]) -> Markup:
     target = report["target"]
     if target["wanted"] is not None:
         met = "reached" if target["reached"] else "missed"
-        notes.append(f"Target of {size(target['wanted'])}: {met}, the model file has "
+        notes.append(f"Target of {size(target['wanted'])}: {met}, all files served have "
                      f"{size(target['bytes'])}.")  # fmt: skip
     gains = _gains(report)
     items = [tag("li", each) for each in (*gains, *notes)]
@@ -139,21 +124,20 @@ def _table(report: Mapping[str, Any]) -> Markup:
     split = report["split"]
 
     def cells(row: Mapping[str, Any]) -> list[object]:
-        count = row["parameters"]
         return [
             tag("span", row["name"], tag("b", " (served)") if row["served"] else None),
-            _count(count), size(row["bytes"]),
-            tag("span", percent(row["accuracy"]), class_="strong"),
-            f"{100 * row['low']:.1f} to {100 * row['high']:.1f}",
-            *(_times(row.get(batch)) for batch in ("one", "batch")),
+            join((tag("span", percent(row["accuracy"]), class_="strong"), " ",
+                  tag("span", f"{100 * row['low']:.1f}–{100 * row['high']:.1f}", class_="soft"))),
+            size(row["bytes"]), *(_times(row.get(batch)) for batch in ("one", "batch")),
+            _count(row["parameters"]),
         ]  # fmt: skip
 
     notes = [tag("li", f"{row['name']}: {row['note']}") for row in rows if row.get("note")]
     timed = ""
     if report["machine"]:
         timed = (
-            f" Times: milliseconds a call, p50 / p99, {report['timed']} real texts, one thread, "
-            f"all in turns; {report['machine']['cpu']}, load {report['machine']['load']}."
+            f" Times: milliseconds a call, median (p99), {report['timed']} real texts, one "
+            f"thread, all in turns; {report['machine']['cpu']}, load {report['machine']['load']}."
         )
     chart = interval_chart(
         [*report["table"], *({**row, "floor": True} for row in report["floors"])],
@@ -162,11 +146,13 @@ def _table(report: Mapping[str, Any]) -> Markup:
     return section(
         "results", "Results",
         table(
-            f"Accuracy on {report['rows']:,} {split} rows with its 95 % Wilson interval.{timed}",
-            ("", "parameters", "model file", "accuracy", "95 %", "1 text, ms", "32 texts, ms"),
-            [cells(row) for row in rows], numbers=6,
+            f"{split.capitalize()} rows: {report['rows']:,}",
+            ("", "accuracy, 95 %", "model file", "1 text, ms", "32 texts, ms", "parameters"),
+            [cells(row) for row in rows], numbers=5,
             marked=[i for i, row in enumerate(rows) if row["served"]],
         ),
+        tag("p", f"Accuracy on {report['rows']:,} {split} rows with its 95 % Wilson interval."
+                 f"{timed}", class_="soft"),
         tag("ul", *notes) if notes else None,
         tag("figure", chart, tag("figcaption", "Accuracy and its 95 % interval. Where intervals "
                                  "overlap much, a difference may well be chance.")),
@@ -179,8 +165,16 @@ def _count(number: int | None) -> str:
     return f"{number / 1e6:,.2f} M" if number >= 1e6 else f"{number:,}"
 
 
-def _times(timed: Mapping[str, float] | None) -> str:
-    return f"{timed['p50_ms']:.2f} / {timed['p99_ms']:.2f}" if timed else "-"
+def _times(timed: Mapping[str, float] | None) -> Markup | str:
+    if not timed:
+        return "-"
+    tail = tag("span", f"({_short(timed['p99_ms'])})", class_="soft")
+    return join((_short(timed["p50_ms"]), " ", tail))
+
+
+def _short(value: float) -> str:
+    """Return milliseconds with three figures, as far as they say something."""
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
 
 
 def _stages(report: Mapping[str, Any]) -> Markup:
@@ -204,12 +198,14 @@ def _stages(report: Mapping[str, Any]) -> Markup:
         if given:
             sure = percent(labelled["mean_confidence"])
             text += f"; of the unlabelled: {given}, {sure} sure on average"
+        if report["copies"]:
+            text += f"; tried with {report['copies']:,} changed copies of the labelled ones too"
         said.append(tag("p", tag("b", "What the student was taught on. "), text + "."))
     squeezed = report["compressed"]
     if squeezed:
         said.append(tag("p", tag("b", "Compression. "), (
-            f"{size(squeezed['fp32_bytes'])} to {size(squeezed['bytes'])} "
-            f"({squeezed['precision']}); the same label as before on "
+            f"Model file: {size(squeezed['fp32_bytes'])} to {size(squeezed['bytes'])} "
+            f"({squeezed['kind']}); the same label as before on "
             f"{percent(squeezed['agreement'])} of {squeezed['texts']:,} dev texts."
         )))  # fmt: skip
     return section(
@@ -245,32 +241,6 @@ def _shade(count: int, most: int, right: bool) -> Markup:
     return tag("span", f"{count:,}", class_=f"cell {'right' if right else 'wrong'}{level}")
 
 
-def _calibration(report: Mapping[str, Any]) -> Markup:
-    found = report["calibration"]
-    gap = found["mean_confidence"] - found["accuracy"]
-    lean = "about as sure as it may be"
-    if abs(gap) > 0.02:
-        lean = "too sure" if gap > 0 else "not sure enough"
-    about = (
-        f"The expected calibration error is {percent(found['ece'])}: answers are "
-        f"{percent(found['mean_confidence'])} sure on average and {percent(found['accuracy'])} "
-        f"right, so the model is {lean}."
-    )
-    rows = [
-        (f"{100 * b['low']:.0f} to {100 * b['high']:.0f} %", f"{b['rows']:,}",
-         percent(b["confidence"]), percent(b["accuracy"])) for b in found["bins"] if b["rows"]
-    ]  # fmt: skip
-    chart = reliability_chart(found["bins"], "Reliability diagram; the figures are in the table")
-    return section(
-        "calibration", "Calibration", tag("p", about),
-        tag("div", tag("figure", chart, tag("figcaption",
-            "Bars: share right of the answers of that confidence, with the number of rows. On the "
-            "dashed line confidence means what it says.")),
-            table("Confidence and accuracy", ("confidence", "rows", "mean confidence", "right"),
-                  rows, numbers=3), class_="pair"),
-    )  # fmt: skip
-
-
 def _worst(report: Mapping[str, Any]) -> Markup:
     rows = report["worst"]
     if not rows:
@@ -290,15 +260,16 @@ def _curves(report: Mapping[str, Any]) -> Markup:
              for name, line in report["curves"]["steps"].items() if line}  # fmt: skip
     labels = {name: [(p["labels"], p["dev"]) for p in line]
               for name, line in report["curves"]["labels"].items() if line}  # fmt: skip
-    figures = []
-    for series, across, said in (
-        (steps, "optimizer steps", "Accuracy on dev while the student learned."),
-        (labels, "labelled rows", "What labels bring: cheap learners on parts of them. A line that "
-                                  "still rises at its end says that more labels would help."),
-    ):  # fmt: skip
-        if series:
-            figures.append(tag("figure", line_chart(series, across, said), tag("figcaption", said)))
-            figures.append(_numbers(series, across))
+    figures = [
+        tag("div", tag("figure", line_chart(series, across, said), tag("figcaption", said)),
+            _numbers(series, across))
+        for series, across, said in (
+            (steps, "optimizer steps", "Accuracy on dev while the student learned."),
+            (labels, "labelled rows", "What labels bring: cheap learners on 2, 4, 8 and 16 rows of "
+             "each label and on all. A line that still rises at its end says that more labels "
+             "would help."),
+        ) if series
+    ]  # fmt: skip
     if not figures:
         return Markup("")
     return section("curves", "Learning curves", tag("div", *figures, class_="pair"))

@@ -12,11 +12,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from easynlp.compression.settings import parse_size
 from easynlp.extras import versions
 from easynlp.landing.learning import RUN, read_rows
-from easynlp.landing.measuring import FLOORS, ROW_OF, ROWS
+from easynlp.landing.measuring import FLOORS
 from easynlp.landing.parts import text_of
-from easynlp.landing.settings import LandOptions, parse_size
+from easynlp.landing.settings import LandOptions
+from easynlp.landing.shipping import ROW_OF, ROWS, served_bytes, served_folder
 from easynlp.landing.stages import Road
 from easynlp.options import flag, option_fields
 
@@ -28,7 +30,8 @@ BINS = 10
 WORST = 20
 LONGEST = 300
 """Characters of a text that are shown."""
-CURVES = {"finetune": "fine-tuned on the labels", "distill": "distilled from the teacher"}
+CURVES = {"finetune": "fine-tuned on the labels", "distill": "distilled from the teacher",
+          "augment": "distilled, with copies"}  # fmt: skip
 
 
 def make_report(options: LandOptions, gone: Road) -> dict[str, Any]:
@@ -40,8 +43,9 @@ def make_report(options: LandOptions, gone: Road) -> dict[str, Any]:
 
     Returns:
         Plain JSON values: ``table`` and ``floors`` (a contender each), ``verdicts`` (what became
-        of each stage), ``confusion``, ``calibration``, ``worst``, ``curves``, ``diagnosis``,
-        ``commands`` and what it was made with.
+        of each stage), ``candidates`` (what was measured for its size), ``confusion``,
+        ``calibration``, ``worst``, ``curves``, ``diagnosis``, ``commands`` and what it was made
+        with.
     """
     done = gone.done
     scored = done.get("score")
@@ -49,14 +53,17 @@ def make_report(options: LandOptions, gone: Road) -> dict[str, Any]:
         "format": FORMAT,
         "student": options.student,
         "teacher": options.teacher,
-        "target": _target(options, done["export"].facts["bytes"]),
+        "target": _target(options, served_bytes(served_folder(done))),
         "kept": asdict(gone.kept) | {"folder": None} if gone.kept else None,
         "verdicts": [asdict(each) for each in gone.verdicts],
         "diagnosis": done["diagnose"].facts,
         "teaching": {key: done["teacher"].facts.get(key) for key in ("way", "why", "dev", "tries")}
         if "teacher" in done else None,
+        "copies": done["augment"].facts["copies"] if "augment" in done else None,
         "labelled": done["label"].facts if "label" in done else None,
         "compressed": done["compress"].facts if "compress" in done else None,
+        "calibrated": done["calibrate"].facts if "calibrate" in done else None,
+        "candidates": _candidates(gone),
         "curves": {
             "steps": _curves(gone),
             "labels": done["curve"].facts["points"] if "curve" in done else {},
@@ -202,6 +209,9 @@ def _judged(gone: Road, split: str) -> dict[str, Any]:
     gold, said = [str(each["label"]) for each in rows], [str(each["label"]) for each in answers]
     chances = [float(each["scores"][each["label"]]) for each in answers]
     right = [g == s for g, s in zip(gold, said, strict=True)]
+    fitted = gone.done["calibrate"].facts if "calibrate" in gone.done else {}
+    before = [_at(each["scores"], each["label"], fitted.get("temperature", 1.0))
+              for each in answers]  # fmt: skip
     wrong = sorted((i for i, ok in enumerate(right) if not ok), key=lambda i: (-chances[i], i))
     pairs = Counter((gold[i], said[i]) for i in wrong)
     labels = sorted(set(gold) | set(said))
@@ -212,13 +222,70 @@ def _judged(gone: Road, split: str) -> dict[str, Any]:
             "counts": [[counts[g, s] for s in labels] for g in labels],
             "pairs": [{"gold": g, "said": s, "rows": n} for (g, s), n in pairs.most_common(12)],
         },
-        "calibration": calibration(chances, right),
+        "calibration": calibration(chances, right)
+        | {"ece_before": calibration(before, right)["ece"],
+           "abstention": _abstained(chances, right, fitted.get("abstention"))},
         "worst": [
             {"text": text_of(rows[i])[:LONGEST], "gold": gold[i], "said": said[i],
              "confidence": chances[i]} for i in wrong[:WORST]
         ],
         "wrong": len(wrong),
     }  # fmt: skip
+
+
+def _at(scores: Mapping[str, float], label: str, temperature: float) -> float:
+    """Return how probable a label was before a temperature was fitted."""
+    powers = {name: math.pow(value, temperature) for name, value in scores.items()}
+    return powers[label] / math.fsum(powers.values())
+
+
+def _abstained(
+    chances: Sequence[float], right: Sequence[bool], found: Mapping[str, Any] | None
+) -> dict[str, Any] | None:
+    """Return what the threshold found on dev does on these rows."""
+    if found is None:
+        return None
+    given = [ok for chance, ok in zip(chances, right, strict=True) if chance >= found["threshold"]]
+    return {"threshold": found["threshold"], "wanted": found["precision"],
+            "rows": len(chances), "given": len(given), "right": sum(given)}  # fmt: skip
+
+
+def _candidates(gone: Road) -> list[dict[str, Any]]:
+    """Return what was measured on dev for its size: fp32, int8 and, if there are, pruned shapes."""
+    found: list[dict[str, Any]] = []
+    squeezed = gone.done.get("compress")
+    if squeezed is not None:
+        facts = squeezed.facts
+        others = facts["served_bytes"] - facts["bytes"]
+        tried = facts["tried"] or [{"kind": facts["kind"], "bytes": facts["bytes"]}]
+        found = [{"name": f"{facts['of']}, fp32", "bytes": facts["fp32_bytes"] + others,
+                  "dev": facts["fp32_dev"]}]  # fmt: skip
+        for each in tried:
+            score = squeezed.dev if each["kind"] == facts["kind"] else each["score"]
+            found.append(
+                {
+                    "name": each["kind"],
+                    "bytes": each["bytes"] + others,
+                    "dev": score,
+                    "chosen": each["kind"] == facts["kind"] and _is_kept(gone, "compress"),
+                }
+            )
+    if "prune" in gone.done:
+        rows = gone.done["prune"].facts["candidates"]
+        kept = _is_kept(gone, "prune")
+        found += [{**row, "chosen": row["chosen"] and kept}
+                  for row in rows if row["name"] != "run" or not found]  # fmt: skip
+    for row in found:
+        beaten = any(
+            other["bytes"] <= row["bytes"] and other["dev"] >= row["dev"]
+            and (other["bytes"], other["dev"]) != (row["bytes"], row["dev"]) for other in found
+        )  # fmt: skip
+        row |= {"front": not beaten, "chosen": row.get("chosen", False)}
+    return found
+
+
+def _is_kept(gone: Road, stage: str) -> bool:
+    return gone.kept is not None and gone.kept.stage == stage
 
 
 def _curves(gone: Road) -> dict[str, list[dict[str, float]]]:

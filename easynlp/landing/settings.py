@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from easynlp.config import ONCE, Count, DataOptions, NotNegative, Positive, Precision, Steps
-from easynlp.errors import ConfigError
+from easynlp.compression.settings import parse_size
+from easynlp.config import ONCE, Count, DataOptions, NotNegative, Positive, Precision, Share, Steps
 from easynlp.options import Range
 from easynlp.tasks.labels import Pooling
 
-__all__ = ["LandOptions", "parse_size"]
-
-UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
-SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmg]?)b?", re.IGNORECASE)
+__all__ = ["LandOptions"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +33,8 @@ class LandOptions(DataOptions):
     student: str = "tiny-zh"
     """What is to be served: tiny-zh (built in), a local folder, or a hub id."""
     target_size: str | None = None
-    """Largest model file wanted, e.g. 4MB; the report says whether it was reached."""
+    """Most bytes of all files that are served, e.g. 4MB: model, tokenizer and description. Where
+    int8 alone has more, the model is pruned and its vocabulary cut."""
     max_drop: NotNegative = 1.0
     """Points of dev accuracy a stage may cost; one that costs more is dropped."""
     skip: tuple[str, ...] = ()
@@ -70,6 +67,19 @@ class LandOptions(DataOptions):
     """Rows of one optimizer step."""
     pool_rows: Count = 20_000
     """Most unlabelled texts to learn from."""
+    alpha: Share = 0.2
+    """Share of the labels in what the student learns, the rest is the teacher's."""
+    temperature: Positive = 2.0
+    """The teacher's answers are learned at this temperature; higher is softer."""
+    augment: Steps = 2
+    """Changed copies made of every training row for the teacher to label; they are used only if the
+    student is better on dev with them. 0: none."""
+    augment_model: str = "tiny-zh"
+    """The masked language model that puts other words into copies; empty: none does."""
+    candidates: Count = 4
+    """Most shapes to try for the target size: the largest that fit."""
+    abstain_precision: Annotated[float, Range(0.5, 1)] = 0.95
+    """Share of right answers that a threshold to abstain below is to give, found on dev."""
     max_length: Annotated[int, Range(8)] = 128
     """Most tokens of a text."""
     pooling: Pooling = "auto"
@@ -89,20 +99,3 @@ class LandOptions(DataOptions):
         """Refuse a size that is none."""
         if self.target_size is not None:
             parse_size(self.target_size)
-
-
-def parse_size(text: str) -> int:
-    """Return the bytes a size such as 4MB means; units are powers of 1,000.
-
-    Raises:
-        ConfigError: If it is none.
-
-    Example:
-        >>> parse_size("4MB"), parse_size("1.5 k"), parse_size("800")
-        (4000000, 1500, 800)
-    """
-    found = SIZE.fullmatch(text.strip())
-    size = float(found[1]) * UNITS[found[2].lower()] if found else 0.0
-    if size < 1:
-        raise ConfigError(f'--target-size "{text}" is no size; write e.g. 4MB or 800k')
-    return int(size)

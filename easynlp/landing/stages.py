@@ -44,7 +44,7 @@ class Outcome:
     """What a stage made.
 
     Attributes:
-        facts: What to remember of it; plain JSON values.
+        facts: What to remember of it; plain JSON values. A ``note`` goes into the verdict.
         model: Folder of a model, within the stage's own, for stages on the track.
         dev: That model's accuracy on dev, 0 to 1.
     """
@@ -120,6 +120,8 @@ class Stage:
         files: Files and folders from outside it reads.
         takes_model: It reads the model kept so far.
         better: Its model is kept only if it is as good as the one kept so far, or better.
+        gains: Its model is kept only if it is better than the one kept so far.
+        off: Why it is not wanted, if it is not.
         vital: It cannot be skipped.
     """
 
@@ -133,6 +135,8 @@ class Stage:
     files: tuple[str, ...] = ()
     takes_model: bool = False
     better: bool = False
+    gains: bool = False
+    off: str = ""
     vital: bool = False
 
 
@@ -193,20 +197,19 @@ def run_stages(
     kept: Kept | None = None
     for number, stage in enumerate(stages, 1):
         missing = [name for name in stage.needs if name not in done]
-        if stage.name in skip or missing or (stage.takes_model and kept is None):
-            why = (
-                "as asked"
-                if stage.name in skip
-                else f"there is no {' or '.join(missing) or 'model'}"
-            )
+        why = "as asked" if stage.name in skip else stage.off
+        if not why and (missing or (stage.takes_model and kept is None)):
+            why = f"there is no {' or '.join(missing) or 'model'}"
+        if why:
             log.info("[%d/%d] %s: skipped, %s", number, len(stages), stage.name, why)
             verdicts.append(Verdict(stage.name, "skipped", why))
             continue
         log.info("[%d/%d] %s: %s", number, len(stages), stage.name, stage.about)
         found, fresh = _run(stage, folder, done, kept)
-        refusal = found.refused or _hurts(found, kept, 0.0 if stage.better else max_drop)
+        refusal = found.refused or _hurts(stage, found, kept, max_drop)
         status: Status = "dropped" if refusal else "done" if fresh else "reused"
-        verdicts.append(Verdict(stage.name, status, refusal, found.seconds))
+        note = refusal or str(found.facts.get("note", ""))
+        verdicts.append(Verdict(stage.name, status, note, found.seconds))
         said = f"dropped, {refusal}" if refusal else f"{found.seconds:.1f} s"
         log.info("[%d/%d] %s: %s%s", number, len(stages), stage.name, said,
                  "" if fresh else " (of an earlier call)")  # fmt: skip
@@ -233,11 +236,15 @@ def check_skip(stages: Sequence[Stage], skip: Sequence[str]) -> None:
             )
 
 
-def _hurts(found: Done, kept: Kept | None, max_drop: float) -> str:
+def _hurts(stage: Stage, found: Done, kept: Kept | None, max_drop: float) -> str:
     """Return why a stage's model is not kept; empty if it is."""
     if not found.model or found.dev is None or kept is None:
         return ""
     drop = 100 * (kept.dev - found.dev)
+    if stage.better or stage.gains:
+        max_drop = 0.0
+    if stage.gains and abs(drop) < 1e-9:
+        return f"its model scores {100 * found.dev:.1f} on dev, no better than that of {kept.stage}"
     if drop <= max_drop + 1e-9:
         return ""
     return (

@@ -1,14 +1,20 @@
 import json
 import random
+import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from easynlp.compression.candidates import Candidate, Shape
+from easynlp.compression.settings import parse_size
+from easynlp.deployment import export as exporting
 from easynlp.errors import ConfigError, Interrupted, ModelError
-from easynlp.landing import measuring
+from easynlp.landing import measuring, shipping
 from easynlp.landing.land import land
 from easynlp.landing.learning import read_rows
-from easynlp.landing.settings import LandOptions, parse_size
+from easynlp.landing.settings import LandOptions
 from easynlp.pipeline import Pipeline, fingerprint
 
 pytest.importorskip("sklearn")
@@ -44,7 +50,45 @@ def files(tmp_path_factory):
 QUICK = {
     "teacher_steps": 10, "teacher_lrs": (3e-3,), "ways": ("probe", "fine_tune"),
     "student_steps": 20, "student_lrs": (3e-3,), "evaluations": 2, "timed": 8, "max_length": 48,
+    "augment_model": "", "threads": 1,
 }  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def traced_once():
+    """Trace each architecture once, and put other weights into the same graph after that.
+
+    Tracing takes seconds and is not what is tested here; every export still compares its graph's
+    answers with its run's.
+    """
+    from onnx import ModelProto, numpy_helper
+
+    trace, known = exporting._trace, {}
+
+    def again(model, inputs):
+        state = {name: value.numpy() for name, value in model.model.state_dict().items()}
+        key = (tuple(inputs), *((name, value.shape) for name, value in state.items()))
+        if key not in known:
+            graph, places = trace(model, inputs), {}
+            for item in graph.graph.initializer:
+                held, name = numpy_helper.to_array(item), item.name.removeprefix("model.")
+                same = [n for n, v in state.items() if v.ndim == 2 and np.array_equal(v.T, held)]
+                if name in state or len(same) == 1:
+                    places[item.name] = (name, False) if name in state else (same[0], True)
+            assert len(places) >= len(state) - 2
+            known[key] = graph, places
+        graph, places = ModelProto(), known[key][1]
+        graph.CopyFrom(known[key][0])
+        for item in graph.graph.initializer:
+            if item.name in places:
+                name, turned = places[item.name]
+                value = np.ascontiguousarray(state[name].T if turned else state[name])
+                item.CopyFrom(numpy_helper.from_array(value, item.name))
+        return graph
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exporting, "_trace", again)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -66,12 +110,15 @@ def again(options, **changes):
 def test_the_whole_road(landed):
     options, found = landed
     report = found.report
-    assert {row["key"] for row in report["table"]} == set(measuring.ROWS) - {"small_fewshot"}
+    assert {row["key"] for row in report["table"]} == set(shipping.ROWS) - {
+        "small_fewshot", "small_pruned",
+    }  # fmt: skip
     assert set(statuses(report).values()) <= {"done", "dropped"}
     assert sum(row["served"] for row in report["table"]) == 1
     for row in (*report["table"], *report["floors"]):
         assert row["low"] <= row["accuracy"] <= row["high"]
     for row in report["table"]:
+        assert row["note"] == ""
         assert row["parameters"] > 10_000
         assert 0 < row["one"]["p50_ms"] <= row["one"]["p99_ms"]
         assert row["batch"]["calls"] >= 5
@@ -81,14 +128,90 @@ def test_the_whole_road(landed):
     assert json.loads(found.page.with_name("report.json").read_text("utf-8")) == report
     assert "<h1>" in found.page.read_text("utf-8")
     served = next(row for row in report["table"] if row["served"])
-    from easynlp.landing.parts import Part  # noqa: F401
-
     rows = read_rows(found.page.with_name("diagnose") / "test.jsonl")
     assert Pipeline.load(found.model).evaluate(rows)["accuracy"] == served["accuracy"]
     wrong = round((1 - served["accuracy"]) * len(rows))
     assert report["wrong"] == wrong == sum(p["rows"] for p in report["confusion"]["pairs"])
     assert not (found.model / "model.safetensors").exists()
     assert f"easynlp serve {options.output}/model" in report["commands"]["serve"]
+    assert report["copies"] > 0
+    why = {each["stage"]: each["why"] for each in report["verdicts"]}
+    assert "within 4MB already" in why["prune"]
+    assert [row["name"] for row in report["candidates"]][1] == "int8"
+
+
+def test_the_served_model_is_calibrated(landed):
+    _, found = landed
+    fitted = found.report["calibrated"]
+    assert fitted["rows"] == 20
+    assert "no threshold is sure to give 95 % right" in fitted["refused"]  # 20 rows are too few
+    served = Pipeline.load(found.model)
+    assert served.calibration is not None
+    assert served.calibration.temperature == fitted["temperature"]
+    assert fitted["refused"] in found.page.read_text("utf-8")
+
+
+def test_students_have_equal_searches_and_the_teacher_is_asked_once(landed):
+    _, found = landed
+    home = found.page.parent
+    runs = {}
+    for stage in ("finetune", "distill"):
+        runs[stage] = {each.name for each in (home / stage / "tried").iterdir()}
+        lines = (home / stage / "run" / "metrics.jsonl").read_text("utf-8").splitlines()
+        looks = [line for line in map(json.loads, lines) if "scores" in line]
+        assert [line["step"] for line in looks] == [10, 20]
+    assert runs["finetune"] == runs["distill"]
+    answers = list((home / "label" / "answers").glob("*[0-9a-f].npy"))
+    told = json.loads((home / "distill" / "tried" / "lr-0.003" / "distill.json").read_text("utf-8"))
+    assert (told["labelled"], told["unlabelled"], told["augmented"]) == (32, 60, 0)
+    # The labelled and the unlabelled texts; dev; and both with the copies.
+    assert len(answers) == 3
+    assert found.report["labelled"]["pool"] == 60
+
+
+def test_curves_are_by_rows_of_a_label(landed):
+    lines = landed[1].report["curves"]["labels"]
+    assert {tuple(p["labels"] for p in line) for line in lines.values()} == {(4, 8, 16, 32)}
+
+
+def test_a_target_size_prunes_where_int8_is_not_enough(landed, tmp_path, monkeypatch):
+    options, found = landed
+    options = replace(options, output=str(tmp_path / "moved"), skip=("curve", "latency"))
+    shutil.copytree(found.page.parent, options.output)
+    source, asked = found.page.parent / "compress" / "model", []
+
+    def compress(config):
+        asked.append(config)
+        more = {"low": 0.9, "high": 1.0, "drop": 0.0, "tokens": 9, "unknown": 0.0,
+                "unknown_unlabeled": None, "p50_ms": 1.0, "p99_ms": 1.0, "speedup": 2.0,
+                "memory_mb": 1.0, "home": "", "export": str(source)}  # fmt: skip
+        rows = [Candidate(name, Shape(width, 1, True), "int8", score, bytes=size, parameters=77,
+                          **more) for name, width, score, size in
+                (("run", 1, 1.0, 10**6), ("good", 0.5, 1.0, 9000), ("bad", 0.2, 0.5, 8000))
+                ]  # fmt: skip
+        chosen = "good" if config.target_size == "7000" else None
+        return SimpleNamespace(baseline=rows[0], candidates=rows[1:], front=["bad", "good"],
+                               chosen=chosen, why="No candidate keeps to the budget")  # fmt: skip
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shipping, "compress_run", compress)
+        patch.setattr(shipping, "served_bytes", lambda folder: 9500)
+        report = again(options, target_size="9KB").report
+        missed = again(options, target_size="8KB").report
+    assert statuses(report)["distill"] == "reused"  # a folder can be moved
+    assert asked[0].max_drop == options.max_drop
+    assert asked[0].run.endswith("/run")
+    pruned = next(row for row in report["table"] if row["key"] == "small_pruned")
+    assert pruned["served"]
+    assert pruned["parameters"] == 77
+    chosen = {row["name"]: row["chosen"] for row in report["candidates"]}
+    assert chosen == {"good": True, "bad": False, "int8": False} | {
+        name: False for name in chosen if name.endswith("fp32")
+    }
+    why = {each["stage"]: each["why"] for each in missed["verdicts"]}
+    assert why["prune"] == "No candidate keeps to the budget"
+    assert missed["target"]["reached"] is False
+    assert "small_pruned" not in {row["key"] for row in missed["table"]}
 
 
 def test_nothing_runs_twice_and_only_what_changed_runs_again(landed):
@@ -111,7 +234,7 @@ def test_a_stopped_road_goes_on_to_the_same_weights(landed, tmp_path, monkeypatc
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(measuring, "export_run", stop)
+        patch.setattr(shipping, "export_run", stop)
         with pytest.raises(Interrupted, match="stopped in the stage compress"):
             land(halted)
     finished = again(halted)
@@ -135,9 +258,11 @@ def test_compression_that_hurts_is_dropped_and_said(landed, monkeypatch):
         return Ruined() if "compress" in str(path) and not more else load(path, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(measuring.Pipeline, "load", staticmethod(ruin))
+        patch.setattr(shipping.Pipeline, "load", staticmethod(ruin))
         folder = options.output + "-hurt"
-        found = land(replace(options, output=folder, skip=("teacher", "curve", "latency")))
+        found = land(
+            replace(options, output=folder, target_size=None, skip=("teacher", "curve", "latency"))
+        )
     report = found.report
     verdict = next(each for each in report["verdicts"] if each["stage"] == "compress")
     assert verdict["status"] == "dropped"
@@ -192,7 +317,7 @@ def test_a_wrong_stage_to_skip_is_refused_before_a_folder_is_made(files, tmp_pat
 
 
 def test_sizes():
-    assert parse_size("4MB") == parse_size("4 m") == 4_000_000
+    assert parse_size("4MB") == 4_000_000
     for wrong in ("4 TB", "small", "0", "-1MB", "1e6"):
         with pytest.raises(ConfigError, match="is no size"):
             LandOptions(train="a", output="b", target_size=wrong)

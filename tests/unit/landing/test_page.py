@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from easynlp.landing.charts import interval_chart, line_chart, reliability_chart
+from easynlp.landing.charts import interval_chart, line_chart, pareto_chart, reliability_chart
 from easynlp.landing.markup import Markup, join, tag
 from easynlp.landing.page import page
 from easynlp.landing.report import calibration
@@ -76,7 +76,7 @@ def a_report(word=EVIL):
         },
         "teaching": {"way": word, "why": word, "dev": 0.5, "tries": []},
         "labelled": {"labelled": 4, "pool": 2, "given": {word: 2}, "mean_confidence": 0.7},
-        "compressed": {"of": word, "precision": "int8", "agreement": 0.99, "texts": 4,
+        "compressed": {"of": word, "precision": "int8", "kind": word, "agreement": 0.99, "texts": 4,
                        "bytes": 1, "fp32_bytes": 4},
         "curves": {"steps": {word: [{"steps": 10, "dev": 0.5}, {"steps": 20, "dev": 0.75}]},
                    "labels": {word: [{"labels": 8, "dev": 1.0}]}},
@@ -87,7 +87,18 @@ def a_report(word=EVIL):
                     "note": ""}],
         "confusion": {"labels": [word, "x"], "counts": [[2, 1], [0, 1]],
                       "pairs": [{"gold": word, "said": word, "rows": 1}]},
-        "calibration": calibration([0.9, 0.9, 0.6, 0.2], [True, False, True, True]),
+        "calibration": calibration([0.9, 0.9, 0.6, 0.2], [True, False, True, True])
+        | {"ece_before": 0.2, "abstention": {"threshold": 0.8, "wanted": 0.9, "rows": 4,
+                                             "given": 2, "right": 1}},
+        "calibrated": {"temperature": 1.5, "rows": 4, "accuracy": 0.75, "ece": 0.2,
+                       "ece_after": 0.1, "refused": "", "precision": 0.9,
+                       "abstention": {"precision": 0.9, "threshold": 0.8}},
+        "candidates": [
+            {"name": word, "bytes": 44e6, "dev": 0.8, "front": True, "chosen": False},
+            {"name": word, "bytes": 3.9e6, "dev": 0.75, "front": True, "chosen": True,
+             "p50_ms": 2.0},
+        ],
+        "copies": 8,
         "worst": [{"text": word, "gold": word, "said": word, "confidence": 0.9}], "wrong": 1,
     }  # fmt: skip
 
@@ -161,8 +172,9 @@ def test_a_report_without_scores_or_times_still_makes_a_page():
     report = a_report("好评")
     for key in ("table", "floors", "confusion", "calibration", "worst", "split", "rows", "wrong"):
         del report[key]
-    nothing = ("machine", "timed", "labelled", "compressed", "teaching", "teacher")
-    report |= {**dict.fromkeys(nothing), "curves": {"steps": {}, "labels": {}}}
+    nothing = ("machine", "timed", "labelled", "compressed", "teaching", "teacher", "calibrated",
+               "copies")  # fmt: skip
+    report |= {**dict.fromkeys(nothing), "candidates": [], "curves": {"steps": {}, "labels": {}}}
     report["diagnosis"]["noise"] = {"why_not": "a label has fewer than 8 rows"}
     text = "".join(outline(page(report)).text)
     assert "not scored" in text
@@ -186,7 +198,10 @@ def numbers(chart, key):
 def test_charts_stay_within_their_frame():
     rows = [{"name": "很长的名字" * 20, "accuracy": 0.5, "low": 0.0, "high": 1.0, "served": True},
             {"name": "b", "accuracy": 1.0, "low": 0.98, "high": 1.0}]  # fmt: skip
+    one = {"bytes": 3e6, "dev": 1.0, "front": True, "chosen": True}
     charts = [
+        pareto_chart([one, {**one, "bytes": 4.4e7, "dev": 0.0}], 10**6, "x"),
+        pareto_chart([one, one], None, "x"),
         interval_chart(rows, "x"),
         interval_chart(rows[1:], "x"),
         line_chart({"a": [(1, 0.0), (9, 1.0)], "b": [(5, 0.5)]}, "steps", "x"),
@@ -206,6 +221,25 @@ def test_points_are_where_their_values_say():
     chart = interval_chart([{"name": "a", "accuracy": 0.9, "low": 0.8, "high": 1.0}], "x")
     low, high = (numbers(chart, key)[-1] for key in ("x1", "x2"))
     assert numbers(chart, "cx")[0] == pytest.approx((low + high) / 2)
+
+
+def test_smaller_is_further_left_and_better_is_higher():
+    rows = [{"bytes": b, "dev": d, "front": True, "chosen": False}
+            for b, d in ((4e7, 0.9), (1e7, 0.8))]  # fmt: skip
+    chart = pareto_chart(rows, None, "x")
+    assert numbers(chart, "cx")[1] < numbers(chart, "cx")[0]
+    assert numbers(chart, "cy")[1] > numbers(chart, "cy")[0]
+
+
+def test_what_calibration_did_is_said():
+    report = a_report("好评")
+    text = "".join(outline(page(report)).text)
+    assert "a temperature of 1.500, fitted on 4 dev rows" in text
+    assert "2 of 4 rows have such a score, and 50.0 % of them are right" in text
+    report["calibrated"] |= {"refused": "no threshold is sure enough.", "abstention": None}
+    report["calibration"]["abstention"] = None
+    text = "".join(outline(page(report)).text)
+    assert "no threshold is sure enough. The model is served without one." in text
 
 
 def test_calibration_against_the_definition():

@@ -91,6 +91,34 @@ def test_a_stage_that_hurts_is_dropped_and_the_model_before_goes_on(tmp_path):
     assert got[1][0] == "first"
 
 
+def test_a_stage_that_must_gain_is_dropped_where_it_does_not(tmp_path):
+    seen = Recorder()
+
+    def road(dev):
+        return [seen.stage("first", dev=0.9),
+                seen.stage("more", dev=dev, gains=True, options={"dev": dev})]  # fmt: skip
+
+    assert run_stages(road(0.9), tmp_path).kept.stage == "first"
+    assert "no better than that of first" in run_stages(road(0.9), tmp_path).verdicts[1].why
+    assert run_stages(road(0.89), tmp_path).kept.stage == "first"
+    assert run_stages(road(0.91), tmp_path).kept.stage == "more"
+
+
+def test_a_stage_that_is_not_wanted_and_one_with_a_note(tmp_path):
+    seen = Recorder()
+
+    def note(room):
+        (room.folder / "out").write_text("")
+        return Outcome({"note": "there was no need"})
+
+    stages = [seen.stage("a", off="it is off"), seen.stage("b", needs=("a",)),
+              Stage("c", "", note, ("out",))]  # fmt: skip
+    road = run_stages(stages, tmp_path)
+    assert [each.why for each in road.verdicts] == ["it is off", "there is no a",
+                                                    "there was no need"]  # fmt: skip
+    assert seen.ran == []
+
+
 def test_what_a_gate_refuses_is_dropped_and_not_tried_again(tmp_path):
     seen = Recorder()
     stages = [
