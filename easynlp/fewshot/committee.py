@@ -81,7 +81,8 @@ class Calibration:
             DataError: If there are no dev rows.
         """
         factors = np.ones(pool.shape[1]) if shares is None else align(pool, shares)
-        return cls(factors, cls.temper(np.maximum(dev, LEAST) * factors, gold).power)
+        told = np.maximum(dev, LEAST) * factors if len(dev) else dev
+        return cls(factors, cls.temper(told, gold).power)
 
     @classmethod
     def temper(cls, dev: np.ndarray, gold: np.ndarray) -> Calibration:

@@ -62,6 +62,11 @@ def _served(report: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return next((row for row in report.get("table", ()) if row["served"]), None)
 
 
+def _ran(report: Mapping[str, Any], stage: str) -> bool:
+    ended = {each["stage"]: each["status"] for each in report["verdicts"]}
+    return ended.get(stage) in ("done", "reused", "dropped")
+
+
 def _summary(report: Mapping[str, Any]) -> Markup:
     """Return what a reader must know before believing a figure."""
     notes: list[str] = []
@@ -73,6 +78,8 @@ def _summary(report: Mapping[str, Any]) -> Markup:
     if not report["teacher"]:
         notes.append(
             "There was no teacher: the student, trained the best way found, taught itself."
+            if _ran(report, "distill")
+            else "There was no teacher, and nothing was distilled."
         )
     if report["diagnosis"]["split_off"]:
         text = report["diagnosis"]["split_off"]

@@ -64,6 +64,7 @@ class HashedNgrams(Tokenizer):
         self.buckets, self.orders = buckets, orders
         self._modulus = np.uint64(buckets)
         self.pad_id, self.mask_id, self.unk_id = 0, -1, -1
+        self.fast = None  # there is no library to be faster than
 
     @property
     def backend(self) -> Any:  # type: ignore[override]

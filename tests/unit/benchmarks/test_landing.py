@@ -113,6 +113,7 @@ def test_what_is_not_there_is_left_out_with_its_reason(options, tmp_path):
         bench_landing(replace(options, parts=("latncy",)))
 
 
+@pytest.mark.slow
 def test_a_set_is_served_and_timed_beside_its_teacher(options, tmp_path):
     report = bench_landing(replace(options, parts=("titles",)))
     found, about = figures_of(report), report["details"]["titles"][SET]

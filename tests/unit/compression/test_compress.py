@@ -90,6 +90,7 @@ def test_candidates_are_measured_and_the_kept_one_is_a_run(trained, monkeypatch)
         compress(options(trained, resume=True, depth=(2,)))
 
 
+@pytest.mark.slow
 def test_recovery_goes_on_to_the_same_weights(trained, stopped):
     from safetensors.torch import load_file
 
@@ -104,6 +105,7 @@ def test_recovery_goes_on_to_the_same_weights(trained, stopped):
         assert np.array_equal(value, other[name])
 
 
+@pytest.mark.slow
 def test_no_candidate_within_the_budget_is_said(trained):
     changes = {"width": (), "depth": (), "vocab": False, "fallback": 1000, "rounds": 1,
                "static": False, "method": (), "int8": False, "qat": "never",

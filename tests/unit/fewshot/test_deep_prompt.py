@@ -149,8 +149,15 @@ def test_a_run_resumes_to_the_same_weights(go, tmp_path, stopped):
     assert all(torch.equal(found[name], value) for name, value in whole.items())
 
 
-@pytest.mark.parametrize("int8", [False, True])
-@pytest.mark.parametrize("pooling", ["first", "mean"])
+@pytest.mark.parametrize(
+    ("pooling", "int8"),
+    [
+        ("first", True),
+        ("mean", False),
+        pytest.param("first", False, marks=pytest.mark.slow),
+        pytest.param("mean", True, marks=pytest.mark.slow),
+    ],
+)
 def test_an_export_has_the_prompts_in_it(go, tmp_path, pooling, int8):
     pipeline = go("run", pooling=pooling)
     assert easynlp.export(str(tmp_path / "run"), int8=int8).passed

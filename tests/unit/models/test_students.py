@@ -31,6 +31,12 @@ KINDS = {**SMALL, "bilstm, last": "bilstm:width=16,units=8,pooling=last"}
 TAGGERS = ("text_cnn", "bilstm")
 
 every = pytest.mark.parametrize("name", KINDS.values(), ids=list(KINDS))
+quick = ("bilstm", "hashed_ngram")
+"""Kinds that go all the way in every test run; the others do in slow ones."""
+each_slowly = pytest.mark.parametrize("name", [
+    pytest.param(kind, id=name, marks=() if name in quick else pytest.mark.slow)
+    for name, kind in KINDS.items()
+])  # fmt: skip
 
 
 def named(spec: str, tiny_folder) -> str:
@@ -155,7 +161,7 @@ def test_hashed_ngrams_are_a_mean_of_vectors():
     torch.testing.assert_close(found[0], (table[4] + 2 * table[9] + table[1]) / 4)
 
 
-@every
+@each_slowly
 def test_trains_saves_exports_and_serves(name, tiny_folder, reviews_file, tmp_path):
     run = tmp_path / "run"
     pipeline = fit(named(name, tiny_folder), reviews_file, run)
@@ -239,7 +245,7 @@ def test_a_run_is_a_model_to_go_on_from_and_pooling_may_be_the_mean(
     assert again.meta["scores"]["dev"]["accuracy"] >= 0.9  # a probe of 24 rows
 
 
-@every
+@each_slowly
 def test_int8_rows_and_weights_alone_load(name, tiny_folder, reviews_file, tmp_path):
     run = tmp_path / "run"
     pipeline = fit(named(name, tiny_folder), reviews_file, run)
