@@ -304,6 +304,7 @@ def test_domains_are_drawn_apart_from_the_test_rows(shopping):
         read_domains(replace(options, data="ocnli"), 42)
 
 
+@pytest.mark.slow
 def test_the_benchmark_runs_goes_on_and_refuses_other_options(
     shopping, tiny_folder, tmp_path, monkeypatch
 ):

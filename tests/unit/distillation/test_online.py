@@ -183,6 +183,7 @@ def config(tiny_folder, tmp_path_factory):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_each_member_becomes_a_run_of_its_own(config, tmp_path):
     runs = train_cohort(config, ClassifyConfig(max_length=32), students=["1x16", "2x24"],
                         assistant="2x32")  # fmt: skip

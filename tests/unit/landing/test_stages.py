@@ -184,8 +184,9 @@ def test_work_cut_off_is_taken_up_and_work_of_other_options_is_not(tmp_path):
 
 
 KILLED = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell ignores it
 from easynlp.landing.stages import Outcome, Stage, run_stages
 def quick(room):
     (room.folder / "out").write_text("1"); print("quick", flush=True); return Outcome()
