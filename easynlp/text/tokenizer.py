@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from tokenizers import Encoding
@@ -29,6 +30,7 @@ MAX_CHARS = 20_000
 after that can reach the model, and a hostile text then costs no more than a long one."""
 SPACE = "▁"
 """What SentencePiece writes for a space."""
+_CHECKING = Lock()
 
 
 class Tokenizer:
@@ -54,10 +56,7 @@ class Tokenizer:
         self.pad_id = self._special("[PAD]", "<pad>")
         self.mask_id = self._special("[MASK]", "<mask>", required=False)
         self.unk_id = self._special("[UNK]", "<unk>", required=False)
-        found = FastWordPiece.of(backend) if fast else None
-        right = found is not None and agrees(found, self.by_library, [*found.added])
-        self.fast: FastWordPiece | None = found if right else None
-        self._set_truncation(None)
+        self._may_be_fast = fast
 
     @classmethod
     def load(cls, folder: str | Path) -> Tokenizer:
@@ -89,6 +88,23 @@ class Tokenizer:
         """Return the SHA-256 of all that decides which ids a text gets."""
         self._set_truncation(None)
         return hashlib.sha256(self.backend.to_str().encode()).hexdigest()
+
+    @cached_property
+    def fast(self) -> FastWordPiece | None:
+        """What takes the library's place, made and checked when it is first asked for; or None."""
+        # It takes some 40 ms, which who only reads a vocabulary does not wait for. Checking sets
+        # the library's truncation, so that no second thread may begin meanwhile.
+        with _CHECKING:
+            if "fast" not in self.__dict__:
+                self.__dict__["fast"] = self._checked() if self._may_be_fast else None
+            found: FastWordPiece | None = self.__dict__["fast"]
+            return found
+
+    def _checked(self) -> FastWordPiece | None:
+        found = FastWordPiece.of(self.backend)
+        right = found is not None and agrees(found, self.by_library, [*found.added])
+        self._set_truncation(None)
+        return found if right else None
 
     @property
     def vocab_size(self) -> int:
