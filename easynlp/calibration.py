@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from easynlp.errors import ConfigError
+from easynlp.metrics import softmax
 from easynlp.tasks.base import OneLabel, Task
 
 __all__ = [
@@ -127,7 +128,7 @@ def fit_temperature(logits: np.ndarray, targets: np.ndarray) -> float:
     own = wide[np.arange(len(wide)), targets]
 
     def slope(sharpness: float) -> float:
-        return float(((_softmax(wide * sharpness) * wide).sum(-1) - own).mean())
+        return float(((softmax(wide * sharpness) * wide).sum(-1) - own).mean())
 
     low, high = 1 / FLATTEST, 1 / SHARPEST
     if slope(low) >= 0:
@@ -290,9 +291,3 @@ def _chance(rows: int, right: int, share: float) -> float:
         whole[0] - whole[1:] - rest + (rows - wrong) * math.log(share) + wrong * math.log1p(-share)
     )
     return min(1.0, float(np.exp(terms).sum()))
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    exps = np.exp(logits - logits.max(-1, keepdims=True))
-    found: np.ndarray = exps / exps.sum(-1, keepdims=True)
-    return found

@@ -6,15 +6,46 @@ if it occurs in the truth or in the predictions; a class never predicted has an 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection, Hashable, Sequence
 
 import numpy as np
 
-__all__ = ["Span", "accuracy", "macro_f1", "multi_label", "span_f1"]
+__all__ = [
+    "Span",
+    "accuracy",
+    "log_softmax",
+    "macro_f1",
+    "multi_label",
+    "share_interval",
+    "softmax",
+    "span_f1",
+]
 
 Span = tuple[int, int, str]
 """Start, end (exclusive) and type of an entity, in characters."""
+Z_975 = 1.960
+"""The 97.5% point of the normal distribution."""
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Return probabilities over the last axis.
+
+    Example:
+        >>> softmax(np.log([[3.0, 1.0]])).round(2).tolist()
+        [[0.75, 0.25]]
+    """
+    exps = np.exp(logits - logits.max(-1, keepdims=True))
+    found: np.ndarray = exps / exps.sum(-1, keepdims=True)
+    return found
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Return log-probabilities over the last axis."""
+    shifted = logits - logits.max(-1, keepdims=True)
+    found: np.ndarray = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    return found
 
 
 def accuracy(gold: Sequence[Hashable], predicted: Sequence[Hashable]) -> float:
@@ -27,6 +58,21 @@ def accuracy(gold: Sequence[Hashable], predicted: Sequence[Hashable]) -> float:
     _check(gold, predicted)
     right = sum(g == p for g, p in zip(gold, predicted, strict=True))
     return right / max(1, len(gold))
+
+
+def share_interval(right: int, of: int) -> tuple[float, float]:
+    """Return the 95% Wilson interval of a share, such as accuracy on `of` test rows.
+
+    Example:
+        >>> low, high = share_interval(90, 100)
+        >>> round(low, 3), round(high, 3)
+        (0.826, 0.945)
+    """
+    z2 = Z_975**2
+    share = right / of
+    middle = (share + z2 / (2 * of)) / (1 + z2 / of)
+    half = Z_975 / (1 + z2 / of) * math.sqrt(share * (1 - share) / of + z2 / (4 * of * of))
+    return middle - half, middle + half
 
 
 def macro_f1(gold: Sequence[Hashable], predicted: Sequence[Hashable]) -> float:

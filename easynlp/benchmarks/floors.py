@@ -10,25 +10,13 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from easynlp.errors import DataError, MissingExtra, ModelError
 
-__all__ = ["Floor", "LinearFloor", "MajorityFloor", "text_vectorizer"]
-
-
-class Floor(Protocol):
-    """A classifier without pre-training."""
-
-    name: str
-
-    def fit(self, texts: Sequence[str], labels: Sequence[str]) -> None:
-        """Learn from labelled texts."""
-
-    def predict(self, texts: Sequence[str]) -> list[str]:
-        """Return one label a text."""
+__all__ = ["LinearFloor", "MajorityFloor", "text_vectorizer"]
 
 
 class MajorityFloor:

@@ -34,10 +34,10 @@ from easynlp.benchmarks.contender import budget_of
 from easynlp.benchmarks.contenders import find
 from easynlp.benchmarks.encodings import gold_of, groups_of
 from easynlp.benchmarks.fewclue import FEWCLUE, OFFICIAL, Split, read_split_file
+from easynlp.benchmarks.machine import machine
 from easynlp.benchmarks.names import placebo_of
 from easynlp.benchmarks.scores import FOUR, HEADLINE, MEANS, summarize
 from easynlp.benchmarks.settings import FEW_ALL, FewclueOptions
-from easynlp.benchmarks.timing import machine
 from easynlp.errors import ConfigError, DataError, did_you_mean
 
 __all__ = ["bench_fewclue", "differences", "over_placebos", "reference", "register", "scores_of"]

@@ -41,7 +41,7 @@ from easynlp.benchmarks.landing_time import (
     run_of_shape,
     take_turns,
 )
-from easynlp.benchmarks.timing import machine
+from easynlp.benchmarks.machine import machine
 from easynlp.errors import ConfigError, DataError, GateError, ModelError
 from easynlp.pipeline import META, fingerprint
 

@@ -20,7 +20,6 @@ import numpy as np
 from easynlp.benchmarks.bootstrap import Scored, difference_draws, interval_of
 from easynlp.benchmarks.landing_data import Rows
 from easynlp.benchmarks.landing_settings import LandingBenchOptions
-from easynlp.benchmarks.statistics import share_interval
 from easynlp.benchmarks.task_floors import majority, self_trained, tfidf_svm
 from easynlp.config import TrainConfig
 from easynlp.distillation.run import distill
@@ -28,6 +27,7 @@ from easynlp.distillation.settings import DistillConfig, DistillOptions
 from easynlp.fewshot.choose import choose
 from easynlp.fewshot.phases import plain_reading, train_once
 from easynlp.fewshot.settings import FewShotConfig
+from easynlp.metrics import share_interval
 from easynlp.pipeline import META, Pipeline
 from easynlp.tasks.base import Example
 from easynlp.tasks.labels import label_of

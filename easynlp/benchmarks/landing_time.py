@@ -19,8 +19,8 @@ import numpy as np
 
 from easynlp.benchmarks.landing_figures import Measured, judge
 from easynlp.benchmarks.landing_settings import LandingBenchOptions
+from easynlp.benchmarks.machine import machine
 from easynlp.benchmarks.statistics import ratio_interval
-from easynlp.benchmarks.timing import machine
 from easynlp.config import TrainConfig
 from easynlp.deployment.export import Report, export
 from easynlp.errors import ConfigError

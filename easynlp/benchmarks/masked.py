@@ -19,8 +19,9 @@ from rich.table import Table
 
 from easynlp.atomic import write_json
 from easynlp.benchmarks.settings import MaskedOptions
-from easynlp.benchmarks.statistics import mean_interval, share_interval
+from easynlp.benchmarks.statistics import mean_interval
 from easynlp.errors import DataError, ModelError
+from easynlp.metrics import share_interval
 from easynlp.pretraining.corpus import documents, find_files
 from easynlp.text.characters import is_han
 

@@ -18,9 +18,9 @@ from easynlp.atomic import write_json
 from easynlp.benchmarks.cells import find_splits, plan_cells, run_cells
 from easynlp.benchmarks.contender import budget_of
 from easynlp.benchmarks.contenders import find
+from easynlp.benchmarks.machine import machine
 from easynlp.benchmarks.scores import differences, rank, summarize
 from easynlp.benchmarks.settings import ModelsOptions
-from easynlp.benchmarks.timing import machine
 
 __all__ = ["bench_models", "models_table", "percent", "probe_table"]
 

@@ -24,12 +24,12 @@ from typing import Any
 
 from rich.table import Table
 
+from easynlp.benchmarks.machine import machine
 from easynlp.benchmarks.pretrain_sides import PretrainSetup
 from easynlp.benchmarks.settings import PretrainOptions
 from easynlp.benchmarks.speed import DEMO, Arm
 from easynlp.benchmarks.speed_sides import ALLOCATOR, Worker
 from easynlp.benchmarks.statistics import ratio_interval
-from easynlp.benchmarks.timing import machine
 from easynlp.errors import ConfigError, DataError, MissingExtra
 
 __all__ = ["bench_pretrain", "pretrain_table"]

@@ -28,6 +28,7 @@ from easynlp.benchmarks.label_names import Names
 from easynlp.benchmarks.names import Name, typed
 from easynlp.benchmarks.settings import PREFIX
 from easynlp.fewshot.vectors import VECTORS, Encoder, pair_features
+from easynlp.metrics import softmax
 from easynlp.tasks.base import Example, Prediction
 from easynlp.training.label_prior import lean
 from easynlp.training.regression import regress
@@ -123,9 +124,7 @@ def _fit(
         )
 
     def predict(rows: np.ndarray) -> list[Prediction]:
-        logits = rows.astype(np.float64) @ weight.T + bias
-        shares = np.exp(logits - logits.max(1, keepdims=True))
-        shares /= shares.sum(1, keepdims=True)
+        shares = softmax(rows.astype(np.float64) @ weight.T + bias)
         return [
             {"label": names[each.argmax()], "scores": dict(zip(names, each.tolist(), strict=True))}
             for each in shares

@@ -25,10 +25,10 @@ from typing import Any
 from rich.table import Table
 
 from easynlp.benchmarks.fewclue import find_split, read_split_file
+from easynlp.benchmarks.machine import machine
 from easynlp.benchmarks.settings import SpeedOptions
 from easynlp.benchmarks.speed_sides import ALLOCATOR, Setup, Worker
 from easynlp.benchmarks.statistics import ratio_interval
-from easynlp.benchmarks.timing import machine
 from easynlp.data.columns import read_examples
 from easynlp.errors import DataError, MissingExtra
 

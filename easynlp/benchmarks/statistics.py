@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Mean", "Ratio", "mean_interval", "ratio_interval", "share_interval"]
+from easynlp.metrics import Z_975
+
+__all__ = ["Mean", "Ratio", "mean_interval", "ratio_interval"]
 
 _T_975 = (
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160,
@@ -16,7 +18,6 @@ _T_975 = (
     2.052, 2.048, 2.045, 2.042,
 )  # fmt: skip
 """97.5% points of Student's t with 1, 2, 3 … degrees of freedom."""
-_Z_975 = 1.960
 
 
 @dataclass(frozen=True)
@@ -53,23 +54,8 @@ def mean_interval(values: Sequence[float]) -> Mean:
     if runs == 1:
         return Mean(round(mean, 6), None, None, 1)
     sd = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (runs - 1))
-    t = _T_975[runs - 2] if runs - 2 < len(_T_975) else _Z_975
+    t = _T_975[runs - 2] if runs - 2 < len(_T_975) else Z_975
     return Mean(round(mean, 6), round(sd, 6), round(t * sd / math.sqrt(runs), 4), runs)
-
-
-def share_interval(right: int, of: int) -> tuple[float, float]:
-    """Return the 95% Wilson interval of a share, such as accuracy on `of` test rows.
-
-    Example:
-        >>> low, high = share_interval(90, 100)
-        >>> round(low, 3), round(high, 3)
-        (0.826, 0.945)
-    """
-    z2 = _Z_975**2
-    share = right / of
-    middle = (share + z2 / (2 * of)) / (1 + z2 / of)
-    half = _Z_975 / (1 + z2 / of) * math.sqrt(share * (1 - share) / of + z2 / (4 * of * of))
-    return middle - half, middle + half
 
 
 def ratio_interval(

@@ -26,9 +26,9 @@ from rich.table import Table
 from tokenizers import Tokenizer as Backend
 
 from easynlp.atomic import write_text
+from easynlp.benchmarks.machine import machine
 from easynlp.benchmarks.settings import TokenizeOptions
 from easynlp.benchmarks.speed import DEMO
-from easynlp.benchmarks.timing import machine
 from easynlp.data.readers import read_rows
 from easynlp.errors import ConfigError, GateError, MissingExtra
 from easynlp.text.fast_check import UNCUT, Item, differences, fuzzed

@@ -29,6 +29,7 @@ from easynlp.benchmarks.taught import contender_of, draw, for_contender
 from easynlp.config import Steps
 from easynlp.errors import ConfigError
 from easynlp.fewshot.committee import Calibration, label_shares, pool, pool_weights
+from easynlp.metrics import softmax
 from easynlp.tasks.base import Example, Prediction
 
 __all__ = ["Vote", "shares_of"]
@@ -122,6 +123,4 @@ def shares_of(found: Sequence[Prediction], names: Sequence[str]) -> np.ndarray:
     scores = np.where(np.isnan(scores), np.nanmin(scores, axis=1, keepdims=True), scores)
     if (scores >= 0).all() and (abs(scores.sum(1) - 1) < 0.01).all():
         return scores
-    raised = np.exp(scores - scores.max(1, keepdims=True))
-    result: np.ndarray = raised / raised.sum(1, keepdims=True)
-    return result
+    return softmax(scores)

@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 
 from easynlp.atomic import write_folder, write_json, write_text
-from easynlp.benchmarks.timing import folder_size, machine
+from easynlp.benchmarks.machine import folder_size, machine
 from easynlp.compression.build import build, build_rounded, first_cut, is_whole
 from easynlp.compression.candidates import (
     Candidate,

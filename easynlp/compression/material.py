@@ -16,7 +16,6 @@ import torch
 import yaml
 
 from easynlp import dataset
-from easynlp.benchmarks.statistics import share_interval
 from easynlp.compression.importance import Importance, measure_importance
 from easynlp.compression.recover import answered
 from easynlp.compression.settings import CompressConfig
@@ -24,6 +23,7 @@ from easynlp.compression.vocabulary import Vocabulary, choose_vocabulary, texts_
 from easynlp.config import DataOptions
 from easynlp.data.sampling import EncodedRows
 from easynlp.errors import ConfigError, ModelError
+from easynlp.metrics import share_interval
 from easynlp.models.heads import core
 from easynlp.models.runtime import TorchModel
 from easynlp.pipeline import Pipeline, fingerprint

@@ -15,7 +15,7 @@ from typing import Any
 from rich.table import Table
 
 from easynlp.atomic import write_json
-from easynlp.benchmarks.timing import folder_size
+from easynlp.benchmarks.machine import folder_size
 from easynlp.demo.settings import DemoOptions
 
 __all__ = ["DATA", "RECIPE", "demo_table", "next_steps", "run_demo"]

@@ -22,6 +22,7 @@ from easynlp.calibration import (
 from easynlp.data.columns import Reading
 from easynlp.deployment.texts import labelled_examples, read_labelled
 from easynlp.errors import ConfigError, DataError, GateError
+from easynlp.metrics import softmax
 from easynlp.pipeline import Pipeline, read_meta, save_meta
 from easynlp.tasks.base import Example
 
@@ -169,8 +170,7 @@ def _label(value: Any) -> str:
 
 def _scores(logits: np.ndarray) -> np.ndarray:
     """Return the scores of the answers, rounded as `decode` gives them."""
-    exps = np.exp(logits - logits.max(-1, keepdims=True))
-    found: np.ndarray = np.round((exps / exps.sum(-1, keepdims=True)).max(-1), 6)
+    found: np.ndarray = np.round(softmax(logits).max(-1), 6)
     return found
 
 

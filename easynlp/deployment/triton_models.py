@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from easynlp.text.tokenizer import Tokenizer
 __all__ = ["Decode", "Encode"]
 
 
-class _Model:
+class _Model(ABC):
     """Reads the task from the files beside it, and answers requests one by one."""
 
     def initialize(self, args: Mapping[str, str]) -> None:
@@ -52,9 +53,9 @@ class _Model:
         tensors = [self.triton.Tensor(name, found[name]) for name in self.outputs]
         return self.triton.InferenceResponse(output_tensors=tensors)
 
+    @abstractmethod
     def answer(self, request: Any) -> dict[str, np.ndarray]:
         """Return the output tensors of a request by name."""
-        raise NotImplementedError
 
     def read(self, request: Any, name: str) -> np.ndarray:
         """Return an input tensor of a request."""

@@ -17,7 +17,6 @@ from easynlp.errors import ConfigError
 from easynlp.pretraining.token_distill import relations
 
 __all__ = [
-    "attention_kl",
     "attention_mse",
     "hidden_mse",
     "layer_map",
@@ -116,28 +115,6 @@ def attention_mse(
     _check_heads(student, teacher)
     apart = (student.float() - teacher.detach().float()).square() * valid[:, None, None, :]
     return apart.sum(-1).mean(1) * valid
-
-
-def attention_kl(student: torch.Tensor, teacher: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-    """Return the divergence of two layers' attention (MiniLM), a mean over heads, per token.
-
-    Args:
-        student: Attention probabilities, shape (rows, heads, queries, keys).
-        teacher: The same; no gradient reaches it.
-        valid: Which tokens are real, (rows, tokens) bool.
-
-    Returns:
-        Shape (rows, tokens), 0 at tokens that are not real.
-
-    Raises:
-        ConfigError: If the heads are not as many.
-    """
-    _check_heads(student, teacher)
-    keys = valid[:, None, None, :]
-    p = teacher.detach().float().clamp(min=1e-8)
-    q = student.float().clamp(min=1e-8)
-    apart = (p * (p.log() - q.log()) * keys).sum(-1)
-    return apart.mean(1) * valid
 
 
 def relation_kl(

@@ -20,6 +20,7 @@ import torch
 from easynlp.distillation.answers import FLOOR, Wanted, fold_tags, on_characters, order_of
 from easynlp.errors import ConfigError, ModelError
 from easynlp.fewshot.committee import LEAST
+from easynlp.metrics import log_softmax
 from easynlp.models.backbone import Backbone
 from easynlp.models.runtime import TorchModel
 from easynlp.pipeline import BATCH_TOKENS, META, Pipeline, read_meta
@@ -324,13 +325,6 @@ def read_names(spec: str) -> dict[str, str]:
         if not equals or not theirs.strip() or not ours.strip():
             raise ConfigError(f'--teacher-labels: "{part}" is not theirs=ours')
         found[theirs.strip()] = ours.strip()
-    return found
-
-
-def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Return log-probabilities over the last axis."""
-    shifted = logits - logits.max(-1, keepdims=True)
-    found: np.ndarray = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
     return found
 
 

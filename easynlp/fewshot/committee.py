@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from easynlp.errors import DataError
+from easynlp.metrics import softmax
 
 __all__ = ["Calibration", "align", "label_shares", "pool", "pool_weights", "vote"]
 
@@ -109,7 +110,7 @@ class Calibration:
     def apply(self, scores: np.ndarray) -> np.ndarray:
         """Return comparable probabilities, shape (rows, labels)."""
         logs = self.power * (np.log(np.maximum(scores, LEAST)) + np.log(self.factors))
-        return _normalised(logs)
+        return softmax(logs)
 
 
 def align(scores: np.ndarray, shares: np.ndarray, iterations: int = 100) -> np.ndarray:
@@ -161,7 +162,7 @@ def vote(members: Sequence[np.ndarray]) -> np.ndarray:
         >>> vote([np.array([[0.5, 0.5]]), np.array([[0.9, 0.1]])]).round(2).tolist()
         [[0.75, 0.25]]
     """
-    return _normalised(np.mean([np.log(np.maximum(each, LEAST)) for each in members], axis=0))
+    return pool(members, np.full(len(members), 1 / len(members)))
 
 
 def pool_weights(members: Sequence[np.ndarray], gold: np.ndarray, sweeps: int = 4) -> np.ndarray:
@@ -209,10 +210,4 @@ def pool(members: Sequence[np.ndarray], weights: np.ndarray) -> np.ndarray:
         [[0.9, 0.1]]
     """
     logs = [w * np.log(np.maximum(each, LEAST)) for w, each in zip(weights, members, strict=True)]
-    return _normalised(np.sum(logs, axis=0))
-
-
-def _normalised(logs: np.ndarray) -> np.ndarray:
-    found = np.exp(logs - logs.max(1, keepdims=True))
-    result: np.ndarray = found / found.sum(1, keepdims=True)
-    return result
+    return softmax(np.sum(logs, axis=0))

@@ -39,6 +39,7 @@ from easynlp.fewshot.phases import plain_reading, train_once, write_rows
 from easynlp.fewshot.prompt_classify import PromptClassify, PromptConfig
 from easynlp.fewshot.prompt_settings import IpetOptions
 from easynlp.fewshot.soft_classify import SoftClassify
+from easynlp.metrics import softmax
 from easynlp.models.backbone import Backbone
 from easynlp.models.runtime import TorchModel
 from easynlp.pipeline import META, Pipeline, read_meta, save_meta
@@ -264,10 +265,7 @@ def soft_labels(answers: np.ndarray, weights: np.ndarray, temperature: float) ->
         [[0.75, 0.25]]
     """
     shares = weights if weights.sum() > 0 else np.ones_like(weights)
-    mean = np.tensordot(shares / shares.sum(), answers, 1) / temperature
-    probs: np.ndarray = np.exp(mean - mean.max(-1, keepdims=True))
-    probs /= probs.sum(-1, keepdims=True)
-    return probs
+    return softmax(np.tensordot(shares / shares.sum(), answers, 1) / temperature)
 
 
 def rows_from_others(

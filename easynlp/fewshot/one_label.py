@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,7 +13,7 @@ from easynlp.tasks.text_classify import TextClassify
 __all__ = ["AnswersAsClassifier"]
 
 
-class AnswersAsClassifier:
+class AnswersAsClassifier(ABC):
     """Answers as text_classify does, from `label_logits`; see `easynlp.tasks.base.OneLabel`."""
 
     _classify: TextClassify
@@ -26,9 +27,9 @@ class AnswersAsClassifier:
     def temperature(self, value: float) -> None:
         self._classify.temperature = value
 
+    @abstractmethod
     def label_logits(self, logits: np.ndarray) -> np.ndarray:
         """Return what the model says of each label, (texts, labels)."""
-        raise NotImplementedError
 
     def decode(
         self, logits: np.ndarray, batch: Batch, examples: Sequence[Example]

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from easynlp.metrics import share_interval
+
 __all__ = ["Choice", "Try", "best_of", "explain", "sign_test"]
 
 LEAST = 0.05
@@ -77,7 +79,7 @@ def explain(tries: Sequence[Try], best: Try, rows: int) -> str:
 probe: alone right on 2, alone wrong on 1, p 1 by a sign test, 1 after 11 looks at dev, which may \
 well be chance'
     """
-    low, high = _interval(best.dev, rows)
+    low, high = share_interval(round(best.dev * rows), rows)
     detail = f" ({best.detail})" if best.detail else ""
     told = (
         f"{best.way}{detail}: {best.dev:.3f} on {rows} dev rows "
@@ -119,11 +121,3 @@ def sign_test(wins: int, losses: int) -> float:
 
 def _rows(count: int) -> str:
     return f"{count} row" if count == 1 else f"{count} rows"
-
-
-def _interval(share: float, rows: int) -> tuple[float, float]:
-    """Return Wilson's 95 % interval of a share."""
-    z = 1.959964
-    middle = (share + z * z / (2 * rows)) / (1 + z * z / rows)
-    half = z / (1 + z * z / rows) * math.sqrt(share * (1 - share) / rows + (z / (2 * rows)) ** 2)
-    return middle - half, middle + half

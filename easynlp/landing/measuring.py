@@ -11,14 +11,14 @@ import numpy as np
 
 from easynlp.atomic import write_json
 from easynlp.benchmarks.floors import LinearFloor, MajorityFloor
-from easynlp.benchmarks.statistics import share_interval
-from easynlp.benchmarks.timing import machine
+from easynlp.benchmarks.machine import machine
 from easynlp.errors import DataError
 from easynlp.landing.learning import read_rows
 from easynlp.landing.parts import text_of
 from easynlp.landing.settings import LandOptions
 from easynlp.landing.shipping import bare, model_file, served_folder
 from easynlp.landing.stages import Outcome, Room
+from easynlp.metrics import share_interval
 from easynlp.pipeline import Pipeline
 
 __all__ = ["FLOORS", "curve", "latency", "score", "time_in_turns"]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from easynlp.atomic import write_json
-from easynlp.benchmarks.timing import folder_size
+from easynlp.benchmarks.machine import folder_size
 from easynlp.compression.candidates import Candidate
 from easynlp.compression.compress import compress as compress_run
 from easynlp.compression.settings import CompressConfig, parse_size

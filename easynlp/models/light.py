@@ -7,9 +7,8 @@ This file imports nothing of easynlp: transformers copies it beside saved weight
 easynlp they load with ``trust_remote_code=True``.
 
 Sources: Kim 2014, "Convolutional Neural Networks for Sentence Classification"; Graves and
-Schmidhuber 2005 (bidirectional LSTM); Joulin et al. 2017, "Bag of Tricks for Efficient Text
-Classification". Deviation from Kim: one channel, zero vectors beyond both ends of a text, and
-token vectors that start random; his start as word2vec.
+Schmidhuber 2005 (BiLSTM); Joulin et al. 2017, "Bag of Tricks for Efficient Text Classification".
+Deviation from Kim: one channel, zeros beyond a text's ends, token vectors that start random.
 """
 
 # mypy: disable-error-code="no-untyped-call"
@@ -17,6 +16,7 @@ token vectors that start random; his start as word2vec.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import torch
@@ -159,7 +159,7 @@ class TokenVectors(torch.nn.Module):
         return result
 
 
-class _Encoder(_Light):
+class _Encoder(_Light, ABC):
     """A body: token vectors of a text, and one vector that stands for it."""
 
     _input_embed_layer = "word_embeddings"
@@ -183,11 +183,11 @@ class _Encoder(_Light):
         hidden, pooled = self.encode(input_ids, mask, token_type_ids)
         return BaseModelOutputWithPooling(last_hidden_state=hidden, pooler_output=pooled)  # type: ignore[arg-type]
 
+    @abstractmethod
     def encode(
         self, input_ids: torch.Tensor, mask: torch.Tensor, type_ids: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return what `forward` does, of a mask that is there; each model has its own."""
-        raise NotImplementedError
 
 
 class TextCnnModel(_Encoder):

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from easynlp.metrics import log_softmax
 from easynlp.training.regression import regress
 
 __all__ = ["WEIGHTS", "lean"]
@@ -75,7 +76,7 @@ def lean(
         ]
         for sharpness in SHARPNESS:
             found = float(np.mean(np.concatenate(
-                [_log_probs(sharpness * each)[np.arange(len(gold)), gold] for each, gold in logits]
+                [log_softmax(sharpness * each)[np.arange(len(gold)), gold] for each, gold in logits]
             )))  # fmt: skip
             if found > best:
                 best, chosen = found, (weight, float(sharpness))
@@ -113,9 +114,3 @@ def _folds(targets: np.ndarray, labels: int) -> Iterator[tuple[np.ndarray, np.nd
         out = turn == fold
         if out.any() and len(set(targets[~out])) > 1:
             yield np.flatnonzero(~out), np.flatnonzero(out)
-
-
-def _log_probs(logits: np.ndarray) -> np.ndarray:
-    shifted = logits - logits.max(1, keepdims=True)
-    found: np.ndarray = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
-    return found

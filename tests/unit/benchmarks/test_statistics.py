@@ -3,7 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from easynlp.benchmarks.statistics import mean_interval, ratio_interval, share_interval
+from easynlp.benchmarks.statistics import mean_interval, ratio_interval
+from easynlp.metrics import share_interval
 
 
 def test_mean_interval_matches_students_t():
