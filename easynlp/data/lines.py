@@ -228,7 +228,7 @@ def clean(raw: bytes | str, path: str, line: int, encoding: str) -> str:
         raise DataError(
             f"a NUL byte at character {text.index(chr(0)) + 1}", path=path, line=line,
             hint="The file is damaged, or is not the encoding it was read as: "
-            "try --encoding utf-16.",
+            f"{_save_as('utf-16')}.",
         )  # fmt: skip
     return text.removesuffix("\n")
 
@@ -257,18 +257,23 @@ def lines_before(error: UnicodeDecodeError) -> int:
     return before.count("\n")
 
 
+def _save_as(encoding: str) -> str:
+    """Say what to do about a file; not every command has the option."""
+    return f"try --encoding {encoding}, or save it as UTF-8 (iconv -f {encoding} -t utf-8)"
+
+
 def broken_text(path: str, line: int, error: UnicodeDecodeError) -> DataError:
     """Make the error of bytes that do not decode."""
     byte = error.object[error.start]
     if error.encoding.startswith("utf-8"):
         wide_mark = error.object[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) and line == 1
         hint = (
-            "It starts like UTF-16: try --encoding utf-16."
+            f"It starts like UTF-16: {_save_as('utf-16')}."
             if wide_mark
-            else "Older Chinese files are often GB18030 (GBK): try --encoding gb18030."
+            else f"Older Chinese files are often GB18030 (GBK): {_save_as('gb18030')}."
         )
     else:
-        hint = "Most files are UTF-8: try --encoding utf-8."
+        hint = "Most files are UTF-8: leave --encoding out."
     return DataError(
         f"not valid {error.encoding.upper()}: byte 0x{byte:02x} at byte {error.start + 1} "
         f"of the line ({error.reason})",

@@ -44,6 +44,9 @@ COLUMNS = {
 }  # fmt: skip
 """Columns of EasyNLP's comma lists to our fields."""
 
+MOST_TIMES = 100
+"""Repetitions of a token that may be written."""
+
 Kind = Literal["literal", "field", "mask", "soft", "sep"]
 _SLOT = re.compile(
     r"(?P<brace>\{\{|\}\})|\{(?P<field>[^{}]*)\}"
@@ -294,7 +297,7 @@ def _read(pattern: str) -> list[Part]:
         if found["brace"]:
             parts.append(Part("literal", found["brace"][0]))
         elif found["special"]:
-            parts += [Part(_KINDS[found["special"]])] * int(found["times"] or 1)
+            parts += [Part(_KINDS[found["special"]])] * _times(found["special"], found["times"])
         elif found["field"] in FIELDS:
             parts.append(Part("field", found["field"]))
         else:
@@ -304,6 +307,16 @@ def _read(pattern: str) -> list[Part]:
             )
     parts.append(Part("literal", _literal(pattern[done:], pattern)))
     return parts
+
+
+def _times(special: str, written: str | None) -> int:
+    times = int(written or 1)
+    if not 1 <= times <= MOST_TIMES:
+        raise ConfigError(
+            f"the pattern has {special}*{written}: valid are 1 to {MOST_TIMES}. Leave {special} "
+            "out where there is to be none"
+        )
+    return times
 
 
 def _literal(text: str, pattern: str) -> str:

@@ -55,6 +55,8 @@ def test_a_pattern_may_be_in_a_file(tmp_path):
         ("{txet}[MASK]", 'a field {txet}; there are {text} and {text_b}. Did you mean "text"?'),
         ("{text}[MASK]}", "a brace without its other half"),
         ("用,label,概括", "has no {text}"),
+        ("{text}[PRO]*0[MASK]", "the pattern has [PRO]*0: valid are 1 to 100"),
+        ("{text}[MASK]*999", "the pattern has [MASK]*999: valid are 1 to 100"),
     ],
 )
 def test_wrong_patterns_say_what_to_type(pattern, message):
