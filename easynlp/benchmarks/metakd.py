@@ -24,7 +24,7 @@ import numpy as np
 from rich.table import Table
 
 from easynlp.atomic import write_json
-from easynlp.benchmarks.settings import MetaKdOptions
+from easynlp.benchmarks.distill_settings import MetaKdOptions
 from easynlp.benchmarks.statistics import mean_interval
 from easynlp.benchmarks.task_floors import majority, tfidf_svm
 from easynlp.config import DataOptions, TrainConfig, to_yaml

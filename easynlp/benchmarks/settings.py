@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Annotated, Literal
+from typing import Annotated
 
 from easynlp.benchmarks.names import split_names
 from easynlp.errors import ConfigError
 from easynlp.options import Range, pieces
 
-__all__ = ["FewclueOptions", "MaskedOptions", "MetaKdOptions", "ModelsOptions", "PretrainOptions",
+__all__ = ["FewclueOptions", "MaskedOptions", "ModelsOptions", "PretrainOptions",
            "SpeedOptions", "SplitOptions", "TokenizeOptions", "is_floor"]  # fmt: skip
 
 FLOOR = "floor"
@@ -303,55 +303,6 @@ class PretrainOptions:
     """CPU threads, the same for both sides."""
     output: str | None = None
     """File to write the report to, as JSON."""
-    json: bool = False
-    """Print the report as JSON in place of the table."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MetaKdOptions:
-    """Options of ``easynlp bench metakd``."""
-
-    data: Literal["shopping", "ocnli"] = "shopping"
-    """shopping: reviews of ten kinds of goods (online_shopping_10_cats); ocnli: sentence pairs of
-    five genres (ocnli_10k)."""
-    data_root: str = "../shared/data/bench"
-    """Folder that holds them."""
-    output: str = "runs/metakd"
-    """Folder of all runs and of report.json; the same command goes on where it stopped."""
-    domains: Annotated[int, Range(0)] = 0
-    """Only so many of the domains, the largest; 0: all."""
-    rows: Count = 200
-    """Training rows of a domain; one with fewer is left out and named."""
-    dev_rows: Count = 100
-    """Rows of a domain that checkpoints are chosen on, drawn from the training file."""
-    test_rows: Count = 300
-    """Most test rows of a domain."""
-    teacher: str = "tiny-zh"
-    """Where teachers start."""
-    student: str = "text_cnn"
-    """Where students start."""
-    teacher_epochs: Annotated[float, Range(0, above=True)] = 3.0
-    """Passes of a teacher over its rows."""
-    teacher_lr: Annotated[float, Range(0, above=True)] = 3e-4
-    """Learning rate of teachers."""
-    epochs: Annotated[float, Range(0, above=True)] = 15.0
-    """Passes of a student over its rows."""
-    lr: Annotated[float, Range(0, above=True)] = 2e-3
-    """Learning rate of students."""
-    temperature: Annotated[float, Range(0, above=True)] = 2.0
-    """Answers are compared at it, in every arm."""
-    alpha: Annotated[float, Range(0, 0.99)] = 0.2
-    """Share of the labels in a student's loss, in every arm."""
-    corruption: Annotated[float, Range(0)] = 0.5
-    """Weight of telling false domains, of the meta-teacher."""
-    transfer: Annotated[float, Range(0)] = 0.5
-    """Weight of the distance of views, of its students."""
-    max_length: Annotated[int, Range(8)] = 96
-    """Most tokens of a text."""
-    seeds: tuple[int, ...] = (42,)
-    """Everything is done once for each, draws of rows included."""
-    threads: Annotated[int, Range(0)] = 0
-    """CPU threads; 0: as torch decides."""
     json: bool = False
     """Print the report as JSON in place of the table."""
 

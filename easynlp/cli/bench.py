@@ -7,11 +7,11 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
+from easynlp.benchmarks.distill_settings import MetaKdOptions, OnlineOptions
 from easynlp.benchmarks.landing_settings import LandingBenchOptions
 from easynlp.benchmarks.settings import (
     FewclueOptions,
     MaskedOptions,
-    MetaKdOptions,
     ModelsOptions,
     PretrainOptions,
     SpeedOptions,
@@ -25,7 +25,8 @@ from easynlp.demo.settings import DemoOptions
 from easynlp.deployment.settings import LoadTestOptions
 from easynlp.errors import GateError
 
-__all__ = ["demo", "fewclue", "landing", "masked", "metakd", "models", "pretrain", "serve",
+__all__ = ["demo", "fewclue", "landing", "masked", "metakd", "models", "online",
+           "pretrain", "serve",
            "speed", "tokenize"]  # fmt: skip
 
 
@@ -99,6 +100,15 @@ def metakd(tokens: Sequence[str]) -> Command:
         "bench metakd", "Score MetaKD on several domains beside plain distillation and placebos.",
         (MetaKdOptions,), _metakd, recipe=True,
         after="Example: easynlp bench metakd --data shopping --domains 4 --output runs/metakd",
+    )  # fmt: skip
+
+
+def online(tokens: Sequence[str]) -> Command:
+    """Make the command."""
+    return Command(
+        "bench online", "Score online distillation beside its parts and placebos.",
+        (OnlineOptions,), _online, recipe=True,
+        after="Example: easynlp bench online --data chnsenticorp --output runs/bench-online",
     )  # fmt: skip
 
 
@@ -216,6 +226,17 @@ def _metakd(options: MetaKdOptions) -> None:
         say_json(report)
     else:
         say_table(metakd_table(report))
+
+
+def _online(options: OnlineOptions) -> None:
+    prepare_process(options.threads)
+    from easynlp.benchmarks.online import bench_online, online_table
+
+    report = bench_online(options)
+    if options.json:
+        say_json(report)
+    else:
+        say_table(online_table(report))
 
 
 def _landing(options: LandingBenchOptions) -> None:

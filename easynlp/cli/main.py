@@ -22,6 +22,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("easynlp.cli.train:train", "Train a model on labelled data."),
     "fewshot": ("easynlp.cli.train:fewshot", "Find the best way to learn from few labels."),
     "distill": ("easynlp.cli.distill:distill", "Let a large model teach a small one."),
+    "distill online": (
+        "easynlp.cli.distill:online",
+        "Train a teacher and several students in one pass.",
+    ),
     "land": ("easynlp.cli.land:land", "Few labels to a small served model, with a report."),
     "evaluate": ("easynlp.cli.use:evaluate", "Score a run on labelled data."),
     "predict": ("easynlp.cli.use:predict", "Predict a file of any size."),
@@ -49,6 +53,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "bench fewclue": ("easynlp.cli.bench:fewclue", "Score few-shot methods on FewCLUE, by rules."),
     "bench masked": ("easynlp.cli.bench:masked", "Score masked-LM heads on held-out text."),
     "bench metakd": ("easynlp.cli.bench:metakd", "Score MetaKD on several domains."),
+    "bench online": ("easynlp.cli.bench:online", "Score online distillation and its parts."),
     "bench landing": ("easynlp.cli.bench:landing", "Measure the landing road, target by target."),
     "bench serve": ("easynlp.cli.bench:serve", "Load-test a server."),
 }

@@ -8,7 +8,14 @@ from typing import Annotated, Literal
 from easynlp.config import Count, NotNegative, Positive, Share, Steps, TrainConfig
 from easynlp.options import Range
 
-__all__ = ["DistillConfig", "DistillOptions", "EndpointOptions", "SoftLoss"]
+__all__ = [
+    "CohortConfig",
+    "CohortOptions",
+    "DistillConfig",
+    "DistillOptions",
+    "EndpointOptions",
+    "SoftLoss",
+]
 
 SoftLoss = Literal["kl", "mse"]
 
@@ -29,6 +36,49 @@ class DistillConfig(TrainConfig):
         """Return the same options as those of a run of the student."""
         given = {each.name: getattr(self, each.name) for each in fields(TrainConfig)}
         return TrainConfig(**{**given, "model": self.student})
+
+
+@dataclass(frozen=True, kw_only=True)
+class CohortConfig(TrainConfig):
+    """How a teacher and those who learn beside it are trained: options of ``easynlp train``."""
+
+    task: str = "text_classify"
+    """What all learn: text_classify or sequence_labeling."""
+    model: str = field(default="tiny-zh", metadata={"learned": True})
+    """The teacher, see `teacher`."""
+    teacher: str = "tiny-zh"
+    """Where the teacher starts: any name --model takes, of BERT's shape."""
+
+    def plain(self) -> TrainConfig:
+        """Return the same options as those of a run of the teacher."""
+        given = {each.name: getattr(self, each.name) for each in fields(TrainConfig)}
+        return TrainConfig(**{**given, "model": self.teacher})
+
+
+@dataclass(frozen=True, kw_only=True)
+class CohortOptions:
+    """Who learns beside the teacher, and how."""
+
+    students: tuple[str, ...] = ()
+    """Models with the teacher's tokenizer, or shapes such as 2x128 (layers x width, random
+    weights)."""
+    assistant: str = ""
+    """The same, of one that stands between: it learns from the teacher, and the students from it;
+    empty: the students learn from the teacher."""
+    alpha: Share = 0.5
+    """Share of the labels in a learner's loss, the rest is whom it learns from."""
+    temperature: Positive = 2.0
+    """Answers are compared at this temperature; higher is softer."""
+    relations: NotNegative = 0.1
+    """Weight of the last layers' relations among tokens (MiniLMv2)."""
+    extra: bool = True
+    """Compare relations in a layer on top that is thrown away afterwards."""
+    heads: Steps = 0
+    """Heads in which relations are compared; 0: the number nearest to 12 that fits all widths."""
+    frozen: bool = False
+    """The teacher does not learn; for one that has learned before."""
+    placebo: Literal["", "shuffled-source"] = ""
+    """shuffled-source: learners get what was said of another row of the batch."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from easynlp.benchmarks.distill_settings import MetaKdOptions
 from easynlp.benchmarks.metakd import bench_metakd, metakd_table, read_domains
-from easynlp.benchmarks.settings import MetaKdOptions
 from easynlp.config import TrainConfig
 from easynlp.data.sampling import EncodedRows
 from easynlp.distillation.domains import DomainRows, expertise_weights, prototype_scores

@@ -13,8 +13,11 @@ from safetensors.torch import load_file
 from easynlp.config import TrainConfig
 from easynlp.data.sampling import EncodedRows
 from easynlp.deployment.export import export
+from easynlp.distillation.cohort import train_cohort
 from easynlp.distillation.losses import relation_kl, soft_kl
-from easynlp.distillation.online import find_member, online_distill, train_cohort
+from easynlp.distillation.members import find_member
+from easynlp.distillation.online import online_distill
+from easynlp.distillation.settings import CohortOptions
 from easynlp.errors import ConfigError
 from easynlp.methods import apply_methods
 from easynlp.pipeline import Pipeline
@@ -158,6 +161,23 @@ def test_padding_changes_no_loss_and_accumulation_none(tiny_backbone, name):
     assert {"loss", "assistant_relations", "student1_answers"} <= found[0].keys()
 
 
+def test_the_placebo_teaches_what_was_said_of_another_row(tiny_backbone):
+    plain, placebo = (
+        spread(make_plan(tiny_backbone, placebo=name)) for name in ("", "shuffled-source")
+    )
+    run = run_of(plain)
+    said = run.output["said"]
+    ours, theirs = (plain.task.log_probs(said[n], run.batch) for n in ("student0", "assistant"))
+    wanted = soft_kl(ours, theirs.roll(1, 0), 2.0).sum()
+    usual, other = (
+        {term.name: term.compute(run) for term in plan.terms if "student0" in term.name}
+        for plan in (plain, placebo)
+    )
+    torch.testing.assert_close(other["student0_answers"], wanted)
+    assert usual["student0_answers"].item() != pytest.approx(wanted.item(), rel=0.01)
+    assert other["student0_labels"] == usual["student0_labels"]
+
+
 def test_answers_of_a_cohort_are_the_students_mean(tiny_backbone):
     plan = make_plan(tiny_backbone)
     plan.model.eval()
@@ -185,8 +205,8 @@ def config(tiny_folder, tmp_path_factory):
 
 @pytest.mark.slow
 def test_each_member_becomes_a_run_of_its_own(config, tmp_path):
-    runs = train_cohort(config, ClassifyConfig(max_length=32), students=["1x16", "2x24"],
-                        assistant="2x32")  # fmt: skip
+    learn = CohortOptions(students=("1x16", "2x24"), assistant="2x32")
+    runs = train_cohort(config, learn, ClassifyConfig(max_length=32))
     texts = [text for text, _ in REVIEWS]
     wanted = [label for _, label in REVIEWS]
     assert set(runs) == {"teacher", "assistant", "student0", "student1"}
@@ -208,8 +228,16 @@ def test_each_member_becomes_a_run_of_its_own(config, tmp_path):
     assert [
         e["label"] for e in Pipeline.load(home / "student0", backend="int8").predict(texts)
     ] == wanted
-    again = train_cohort(config, ClassifyConfig(max_length=32), students=["1x16", "2x24"],
-                         assistant="2x32")  # fmt: skip
+    scores = json.loads((home / "online.json").read_text("utf-8"))["scores"]
+    assert {name: found["dev"]["accuracy"] for name, found in scores.items()} == dict.fromkeys(
+        ("teacher", "assistant", "student0", "student1"), 1.0
+    )
+    with pytest.raises(ConfigError, match="exists and is not empty"):
+        train_cohort(config, learn, ClassifyConfig(max_length=32))
+    resumed = replace(config, resume=True)
+    with pytest.raises(ConfigError, match="assistant"):
+        train_cohort(resumed, replace(learn, assistant=""), ClassifyConfig(max_length=32))
+    again = train_cohort(resumed, learn, ClassifyConfig(max_length=32))
     assert again["student1"].predict(texts) == runs["student1"].predict(texts)
 
 
@@ -219,7 +247,10 @@ def test_resuming_changes_nothing(config, tmp_path, stopped):
         own = replace(config, output=str(tmp_path / name), steps=6, eval_every=2)
 
         def go(own=own):
-            return train_cohort(own, ClassifyConfig(max_length=32), students=["1x16"])
+            going_on = replace(own, resume=(Path(own.output) / "online.yaml").is_file())
+            return train_cohort(
+                going_on, CohortOptions(students=("1x16",)), ClassifyConfig(max_length=32)
+            )
 
         if name == "two":
             stopped(go)
@@ -236,6 +267,7 @@ def test_what_does_not_fit_is_refused(tiny_backbone):
         ({"students": "text_cnn"}, "another tokenizer"),
         ({"heads": 5}, "divide all widths"),
         ({"alpha": 2.0}, "0 to 1"),
+        ({"placebo": "shuffled"}, "no placebo"),
     ):
         with pytest.raises(ConfigError, match=why):
             make_plan(tiny_backbone, **options)
