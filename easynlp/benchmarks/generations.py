@@ -25,14 +25,13 @@ from easynlp.benchmarks.encodings import grade, hide
 from easynlp.benchmarks.few_shot import MethodTuned
 from easynlp.benchmarks.fewclue import FEWCLUE, Split, read_split_file
 from easynlp.benchmarks.names import Name, typed
-from easynlp.benchmarks.pool import has_unlabelled
+from easynlp.benchmarks.pool import draw, has_unlabelled
 from easynlp.benchmarks.prompts import prompts
 from easynlp.benchmarks.taught import (
     believed_rows,
     chances,
     check_placebo,
     contender_of,
-    draw,
 )
 from easynlp.config import Count, Positive, Share, Steps
 from easynlp.fewshot.committee import LEAST

@@ -7,19 +7,22 @@ asked for; and texts that are such rows of the split's dev file, on which models
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from easynlp.benchmarks.encodings import plain_texts, rows_of
+from easynlp.benchmarks.encodings import joined, plain_texts, rows_of
 from easynlp.benchmarks.fewclue import Split, find_file, find_suite, read_split_file
 from easynlp.benchmarks.released import check_released, released
 from easynlp.data.near import LEAST, NearIndex
 from easynlp.errors import DataError
 from easynlp.tasks.base import Example
 
-__all__ = ["Pool", "has_unlabelled", "read_unlabelled"]
+__all__ = ["PLACEBO_LABELS", "Pool", "draw", "has_unlabelled", "read_unlabelled"]
+
+PLACEBO_LABELS = "random-pseudo-labels"
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,17 @@ class Pool:
             "unlabelled_near_test_dropped": self.near_test,
             "unlabelled_near_dev_dropped": self.near_dev,
         }
+
+
+def draw(split: Split, texts: int) -> list[Example]:
+    """Return at most so many of a split's unlabelled examples, whichever the split or the seed.
+
+    The draw is by a hash of the text, so that what is computed of a text can be kept for the
+    next cell.
+    """
+    order = sorted(split.unlabelled, key=lambda each: (zlib.crc32(joined(each).encode()),
+                                                       joined(each)))  # fmt: skip
+    return order[:texts]
 
 
 def has_unlabelled(task: str) -> bool:

@@ -29,7 +29,6 @@ On a task without unlabelled text the student learns from the training rows alon
 from __future__ import annotations
 
 import re
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
@@ -38,10 +37,11 @@ import numpy as np
 
 from easynlp.benchmarks.contender import Budget, Contender, Learned
 from easynlp.benchmarks.contenders import find
-from easynlp.benchmarks.encodings import hide, joined
+from easynlp.benchmarks.encodings import hide
 from easynlp.benchmarks.fewclue import FEWCLUE, Split, read_split_file
 from easynlp.benchmarks.finetuned import FineTuned
 from easynlp.benchmarks.names import NESTED, Name, typed
+from easynlp.benchmarks.pool import PLACEBO_LABELS, draw
 from easynlp.config import Count, Share, Steps
 from easynlp.errors import ConfigError
 from easynlp.fewshot.committee import Calibration, label_shares, vote
@@ -51,11 +51,10 @@ from easynlp.methods import METHODS
 from easynlp.options import Range
 from easynlp.tasks.base import Example
 
-__all__ = ["PLACEBO_LABELS", "WAYS", "Taught", "TaughtOptions", "believed_rows", "chances",
-           "contender_of", "draw", "for_contender"]  # fmt: skip
+__all__ = ["WAYS", "Taught", "TaughtOptions", "believed_rows", "chances", "contender_of",
+           "for_contender"]  # fmt: skip
 
 WAYS = ("self-training", "committee")
-PLACEBO_LABELS = "random-pseudo-labels"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,17 +219,6 @@ def contender_of(way: str, budget: Budget, model: str) -> Contender:
     elif head in METHODS:
         name = "method:" + name
     return find(name, budget, model)
-
-
-def draw(split: Split, texts: int) -> list[Example]:
-    """Return at most so many of a split's unlabelled examples, whichever the split or the seed.
-
-    The draw is by a hash of the text, so that what is computed of a text can be kept for the
-    next cell.
-    """
-    order = sorted(split.unlabelled, key=lambda each: (zlib.crc32(joined(each).encode()),
-                                                       joined(each)))  # fmt: skip
-    return order[:texts]
 
 
 def chances(learned: Learned, examples: Sequence[Example], names: Sequence[str]) -> np.ndarray:

@@ -25,7 +25,8 @@ from easynlp.benchmarks.contender import Budget, Contender, Learned
 from easynlp.benchmarks.encodings import grade, hide
 from easynlp.benchmarks.fewclue import FEWCLUE, Split, read_split_file
 from easynlp.benchmarks.names import NESTED, Name, typed
-from easynlp.benchmarks.taught import contender_of, draw, for_contender
+from easynlp.benchmarks.pool import draw
+from easynlp.benchmarks.taught import contender_of, for_contender
 from easynlp.config import Steps
 from easynlp.errors import ConfigError
 from easynlp.fewshot.committee import Calibration, label_shares, pool, pool_weights

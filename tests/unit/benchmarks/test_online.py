@@ -58,6 +58,6 @@ def test_arms_are_scored_alike_and_finished_ones_are_kept(options, monkeypatch, 
 def test_too_few_rows_are_refused_before_anything_is_written(options, tmp_path):
     with pytest.raises(DataError, match="distinct rows to train on; 104 are wanted"):
         bench_online(replace(options, rows=100))
-    with pytest.raises(DataError, match="train.jsonl and test.jsonl are wanted"):
+    with pytest.raises(DataError, match=r"train.jsonl and test.jsonl are wanted"):
         bench_online(replace(options, data="nowhere"))
     assert not (tmp_path / "out").exists()

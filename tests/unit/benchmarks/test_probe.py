@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from transformers import AutoModel
 from easynlp.benchmarks.contender import Budget
 from easynlp.benchmarks.fewclue import Split
 from easynlp.benchmarks.probe import Encoder, LinearProbe, pair_features
+from easynlp.errors import ConfigError
 
 TEXTS = ["房间很干净", "服务态度太差了，再也不来", "早餐", "房间很干净"]
 
@@ -87,3 +89,31 @@ def test_the_probe_learns_what_the_vectors_show(pooled_folder, tmp_path):
     answers = learned.predict([{"text": "态度太差"}, {"text": "房间很干净"}])
     assert [each["label"] for each in answers] == ["Negative", "Positive"]
     assert said
+
+
+def test_a_probe_learns_on_from_unlabelled_text(pooled_folder, tmp_path):
+    pytest.importorskip("sklearn")
+    rows = [("房间很干净", "Positive"), ("态度太差", "Negative")] * 4
+    for name in ("train", "dev"):
+        lines = (f'{{"text": "{text}", "label": "{label}"}}\n' for text, label in rows)
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+    pool = tuple({"text": f"{'干净' if i % 2 else '差'}{i}"} for i in range(40))
+    plain = Split("eprstmt", "0", tmp_path / "train.jsonl", tmp_path / "dev.jsonl", tmp_path / "no")
+    split = replace(plain, unlabelled=pool)
+    asked = [{"text": "早餐"}, {"text": "很干净"}]
+    scores, chosen = {}, {}
+    for options in ("", ":pool=30", ":pool=30:placebo=random-pseudo-labels"):
+        probe = LinearProbe(f"probe{options}@{pooled_folder}", Budget())
+        assert probe.unlabelled == bool(options)
+        learned = probe.learn(split, 1, lambda _: None)
+        scores[options] = [each["scores"]["Positive"] for each in learned.predict(asked)]
+        chosen[options] = learned.chosen
+    assert len({tuple(each) for each in scores.values()}) == 3
+    assert chosen[":pool=30"]["pool"] == 30
+    without = LinearProbe(f"probe:pool=30@{pooled_folder}", Budget()).learn(plain, 1, str)
+    assert [e["scores"]["Positive"] for e in without.predict(asked)] == scores[""]
+    names = [f"probe:pool={n}{more}@{pooled_folder}" for n in (0, 1) for more in ("", ":names=efl")]
+    assert len({LinearProbe(name, Budget()).identity() for name in names}) == 4
+    for wrong, why in (("pool=-1", "0 or more"), ("placebo=random-pseudo-labels", "needs pool=N")):
+        with pytest.raises(ConfigError, match=why):
+            LinearProbe(f"probe:{wrong}@{pooled_folder}", Budget())

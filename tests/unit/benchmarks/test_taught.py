@@ -8,7 +8,8 @@ from easynlp.benchmarks.contenders import find
 from easynlp.benchmarks.encodings import hide
 from easynlp.benchmarks.fewclue import Split, read_split_file
 from easynlp.benchmarks.harness import bench_fewclue
-from easynlp.benchmarks.taught import Taught, believed_rows, chances, draw
+from easynlp.benchmarks.pool import draw
+from easynlp.benchmarks.taught import Taught, believed_rows, chances
 from easynlp.errors import ConfigError
 from easynlp.fewshot.pseudo_labels import Kept
 from tests.unit.benchmarks.release import BAD, GOOD, TEST, options
