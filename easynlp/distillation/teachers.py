@@ -106,14 +106,18 @@ class ModelTeacher:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of weights, tokenizer, options and the order of the student's labels."""
+        """SHA-256 of all that decides an answer: weights, tokenizer, options, which label is which.
+
+        A run's calibration is part of it, since it moves the scores some tasks answer by.
+        """
         folder = Path(self.name) if self._backbone is None else self._backbone.folder
         assert folder is not None
         wanted = self.wanted
         said: list[Any] = [wanted.kind, wanted.labels, wanted.pair, self.precision]
+        said.append(self._fold.tolist() if wanted.kind == "tags" else self._order)
         if self._backbone is None:
             meta = read_meta(folder)
-            said += [meta["task"], meta["config"]]
+            said += [meta["task"], meta["config"], meta.get("calibration")]
         else:
             said += [self._outputs(), self.max_length, self._backbone.tokenizer.fingerprint()]
         digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())

@@ -31,7 +31,7 @@ from easynlp.fewshot.phases import copy_run, plain_reading, train_once, write_ro
 from easynlp.fewshot.settings import FewShotConfig
 from easynlp.landing.settings import LandOptions
 from easynlp.landing.stages import Outcome, Room
-from easynlp.pipeline import META, Pipeline, read_meta
+from easynlp.pipeline import META, Pipeline, fingerprint, read_meta
 from easynlp.tasks.base import Example
 from easynlp.tasks.labels import sort_labels
 from easynlp.tasks.text_classify import ClassifyConfig
@@ -85,13 +85,18 @@ def teacher(options: LandOptions, room: Room) -> Outcome:
                 f"{', '.join(meta['config'].get('labels', ())) or 'none'}, but the training data "
                 f"has {', '.join(labels)}"
             )
-        dev = _accuracy(Pipeline.load(options.teacher), read_rows(home / "dev.jsonl"))
+        # Its weights are what labels; an int8 export in the folder would be another model.
+        has_weights = (Path(options.teacher) / "config.json").is_file()
+        loaded = Pipeline.load(options.teacher, backend="torch" if has_weights else "auto")
         where: dict[str, Any] = {
-            "folder": options.teacher,
-            "way": "as given",
-            "why": "",
-            "dev": dev,
-        }
+            "folder": options.teacher, "way": "as given", "why": "",
+            "dev": _accuracy(loaded, read_rows(home / "dev.jsonl")),
+            # Part of what is handed on: another run of the same name and score labels anew.
+            "sha256": {
+                path.name: fingerprint(path) for path in sorted(Path(options.teacher).iterdir())
+                if path.suffix in (".safetensors", ".onnx", ".json")
+            },
+        }  # fmt: skip
         (room.folder / "teacher.json").write_text(json.dumps(where), encoding="utf-8")
         return Outcome(where)
     folder = room.folder / RUN

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from easynlp.compression.settings import parse_size
 from easynlp.config import ONCE, Count, DataOptions, NotNegative, Positive, Precision, Share, Steps
+from easynlp.errors import ConfigError
 from easynlp.options import Range
 from easynlp.tasks.labels import Pooling
 
@@ -96,6 +97,8 @@ class LandOptions(DataOptions):
     """Same seed, data and machine: same weights."""
 
     def __post_init__(self) -> None:
-        """Refuse a size that is none."""
+        """Refuse a size that is none, and a precision that no number of rows can prove."""
         if self.target_size is not None:
             parse_size(self.target_size)
+        if self.abstain_precision == 1:
+            raise ConfigError("--abstain-precision 1 cannot be promised; valid: 0.5 up to below 1")

@@ -263,11 +263,12 @@ def _run(
     key = _key(stage, known, done[taken.stage] if taken else None)
     if (found := _recorded(folder, key)) is not None:
         return found, False
-    if folder.exists() and _read(folder / BEGUN).get("key") != key:
+    # A finished stage whose files are no longer what they were is no work to take up.
+    finished = (folder / DONE).exists()
+    if folder.exists() and (finished or _read(folder / BEGUN).get("key") != key):
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / BEGUN, {"key": key})
-    (folder / DONE).unlink(missing_ok=True)
     started = time.perf_counter()
     refused, outcome = "", Outcome()
     try:

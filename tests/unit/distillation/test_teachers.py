@@ -219,7 +219,36 @@ def test_a_fingerprint_is_of_weights_tokenizer_and_labels(tmp_path, tiny_backbon
     meta = json.loads((tmp_path / "run" / "easynlp.json").read_text("utf-8"))
     meta["config"]["max_length"] = 16
     (tmp_path / "run" / "easynlp.json").write_text(json.dumps(meta), "utf-8")
-    assert ModelTeacher(run, Wanted("label", ("好评", "差评"))).fingerprint != before
+    shorter = ModelTeacher(run, Wanted("label", ("好评", "差评"))).fingerprint
+    assert shorter != before
+    meta["calibration"] = {"temperature": 2.0}
+    (tmp_path / "run" / "easynlp.json").write_text(json.dumps(meta), "utf-8")
+    assert ModelTeacher(run, Wanted("label", ("好评", "差评"))).fingerprint != shorter
+
+
+def test_labels_that_are_called_otherwise_now_are_not_answered_from_before(tmp_path, tiny_backbone):
+    names = ["LABEL_0", "LABEL_1"]
+    folder = hub_folder(
+        tmp_path / "hub", tiny_backbone, "AutoModelForSequenceClassification", names
+    )
+    wanted = Wanted("label", ("好评", "差评"))
+    wrong, right = (
+        ModelTeacher(folder, wanted, names=read_names(said))
+        for said in ("LABEL_0=好评;LABEL_1=差评", "LABEL_0=差评;LABEL_1=好评")
+    )
+    first = np.stack([np.asarray(each[0]) for each in ask(wrong, ROWS, tmp_path / "kept")])
+    second = np.stack([np.asarray(each[0]) for each in ask(right, ROWS, tmp_path / "kept")])
+    assert np.array_equal(second, first[:, ::-1])
+    assert not np.array_equal(second, first)
+    kinds = [f"{role}-{kind}" for kind in ("PER", "LOC") for role in "BI"]
+    tags = hub_folder(
+        tmp_path / "tags", tiny_backbone, "AutoModelForTokenClassification", ["O", *kinds]
+    )
+    prints = {
+        ModelTeacher(tags, Wanted("tags", ("人", "地")), names=read_names(said)).fingerprint
+        for said in ("PER=人;LOC=地", "PER=地;LOC=人")
+    }
+    assert len(prints) == 2
 
 
 def test_the_weights_are_not_read_when_all_answers_are_kept(tmp_path, tiny_backbone, monkeypatch):

@@ -6,15 +6,17 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from easynlp.compression.candidates import Candidate, Shape
 from easynlp.compression.settings import parse_size
 from easynlp.deployment import export as exporting
 from easynlp.errors import ConfigError, Interrupted, ModelError
-from easynlp.landing import measuring, shipping
+from easynlp.landing import learning, measuring, shipping
 from easynlp.landing.land import land
 from easynlp.landing.learning import read_rows
 from easynlp.landing.settings import LandOptions
+from easynlp.landing.stages import Room
 from easynlp.pipeline import Pipeline, fingerprint
 
 pytest.importorskip("sklearn")
@@ -309,6 +311,21 @@ def test_a_finished_run_teaches_as_it_is(landed, files, tiny_folder, tmp_path):
                          output=str(tmp_path / "wrong")))  # fmt: skip
 
 
+def test_another_teacher_of_the_same_name_and_score_labels_anew(landed, tmp_path):
+    options, found = landed
+    run, handed = tmp_path / "given", []
+    shutil.copytree(found.page.with_name("finetune") / "run", run)
+    done = SimpleNamespace(folder=found.page.with_name("diagnose"))
+    for change in (0.0, 1e-6):
+        state = load_file(run / "model.safetensors")
+        save_file({k: v + change for k, v in state.items()}, run / "model.safetensors")
+        room = Room(tmp_path, {"diagnose": done})
+        facts = learning.teacher(replace(options, teacher=str(run)), room).facts
+        handed.append((facts["dev"], (tmp_path / "teacher.json").read_bytes()))
+    assert handed[0][0] == handed[1][0]
+    assert handed[0][1] != handed[1][1]
+
+
 def test_a_wrong_stage_to_skip_is_refused_before_a_folder_is_made(files, tmp_path):
     options = LandOptions(train=files["train"], output=str(tmp_path / "x"), skip=("distil",))
     with pytest.raises(ConfigError, match='Did you mean "distill"'):
@@ -321,6 +338,11 @@ def test_sizes():
     for wrong in ("4 TB", "small", "0", "-1MB", "1e6"):
         with pytest.raises(ConfigError, match="is no size"):
             LandOptions(train="a", output="b", target_size=wrong)
+
+
+def test_a_precision_no_threshold_can_promise_is_refused_at_once():
+    with pytest.raises(ConfigError, match="below 1"):
+        LandOptions(train="a", output="b", abstain_precision=1.0)
 
 
 def test_times_are_of_the_calls_made():

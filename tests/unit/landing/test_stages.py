@@ -183,6 +183,19 @@ def test_work_cut_off_is_taken_up_and_work_of_other_options_is_not(tmp_path):
     assert found == [False, True, True, False]
 
 
+def test_a_finished_stage_whose_files_were_damaged_starts_from_nothing(tmp_path):
+    def work(room):
+        if not (room.folder / "run").exists():  # as a training that is complete is only loaded
+            (room.folder / "run").write_text("whole")
+        return Outcome()
+
+    stages = [Stage("learn", "", work, ("run",))]
+    run_stages(stages, tmp_path)
+    (tmp_path / "learn" / "run").write_text("wh")
+    assert statuses(run_stages(stages, tmp_path)) == {"learn": "done"}
+    assert (tmp_path / "learn" / "run").read_text() == "whole"
+
+
 KILLED = """
 import signal, sys, time
 from pathlib import Path
