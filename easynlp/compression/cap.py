@@ -19,7 +19,7 @@ unsupervised part alone. `easynlp.compression.compress` prunes in steps.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -39,14 +39,15 @@ __all__ = ["STORED", "cap", "contrast", "with_contrast"]
 
 STORED = 4096
 """Most training rows whose vectors are stored."""
-_SAME = 1 - 1e-5
-"""Vectors nearer than this are of one text."""
+_ODD = 0x5851F42D4C957F2D
+"""Multiplier of the hash by which a text's ids are known again; any large odd number would do."""
 
 
 def contrast(
     ours: torch.Tensor,
     theirs: torch.Tensor,
     bank: torch.Tensor,
+    itself: torch.Tensor,
     alike: torch.Tensor | None,
     temperature: float,
 ) -> torch.Tensor:
@@ -55,19 +56,18 @@ def contrast(
     Args:
         ours: The pruned model's vectors, shape (rows, width).
         theirs: Another model's vectors of the same texts; no gradient reaches them.
-        bank: That model's vectors of training rows, (stored, width), of length 1; those that are
-            as `theirs` of a row are that row, and count once.
+        bank: That model's vectors of training rows, (stored, width), of length 1.
+        itself: Which stored rows are a row's own text, (rows, stored) bool; it counts once.
         alike: Which stored rows have a row's label, (rows, stored) bool; None: not known.
         temperature: Lower looks at the nearest alone.
 
     Example:
         >>> same = torch.eye(2)
-        >>> contrast(same, same, same, None, 0.1).max().item() < 1e-4
+        >>> contrast(same, same, same, same > 0, None, 0.1).max().item() < 1e-4
         True
     """
     z = normalize(ours.float(), dim=-1)
     own = normalize(theirs.detach().float(), dim=-1)
-    itself = own @ bank.T > _SAME
     scores = (z @ bank.T / temperature).masked_fill(itself, -torch.inf)
     nearest = (z * own).sum(-1, keepdim=True) / temperature
     total = torch.cat([nearest, scores], 1).logsumexp(1, keepdim=True)
@@ -109,9 +109,9 @@ def with_contrast(
         ours = run.output.layer_states[-1][:, 0]
         parts = []
         for bank in banks:
-            stored, alike = bank.of(run)
+            stored, itself, alike = bank.of(run)
             theirs = bank.guide.output(run).layer_states[-1][:, 0]
-            parts.append(contrast(ours, theirs, stored, alike, temperature))
+            parts.append(contrast(ours, theirs, stored, itself, alike, temperature))
         return torch.stack(parts).mean(0).sum()
 
     def source(rows: Source, seed: int) -> Source:
@@ -137,17 +137,24 @@ class _Bank:
         self.source: Source | None = None
         self.seed = 0
         self._vectors: torch.Tensor | None = None
+        self._texts: torch.Tensor | None = None
         self._labels: torch.Tensor | None = None
 
-    def of(self, run: Pass) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the vectors, (stored, width), and which are of a label with the batch's rows."""
+    def of(self, run: Pass) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Return the vectors, (stored, width), and which of them are of the batch's rows.
+
+        Of the same text, and of the same label where there are labels; both (rows, stored).
+        """
         if self._vectors is None:
             self._fill(run)
         assert self._vectors is not None
+        assert self._texts is not None
+        # Known by its ids: in half precision its vector depends on the padding beside it.
+        itself = _text_keys(run.batch)[:, None] == self._texts[None, :]
         target = run.batch.get("target")
         if self._labels is None or target is None or target.dim() != 1:
-            return self._vectors, None
-        return self._vectors, target[:, None] == self._labels[None, :]
+            return self._vectors, itself, None
+        return self._vectors, itself, target[:, None] == self._labels[None, :]
 
     def _fill(self, run: Pass) -> None:
         assert self.source is not None
@@ -155,17 +162,27 @@ class _Bank:
         rows = np.random.default_rng(self.seed).permutation(len(lengths))[:STORED]
         rows = rows[np.argsort(lengths[rows], kind="stable")]
         vectors: list[torch.Tensor] = []
+        texts: list[torch.Tensor] = []
         labels: list[torch.Tensor] = []
         for part in micro_batches(rows, lengths, max_tokens=16_384):
             batch = self.task.collate([self.source.features(int(i), 0) for i in part])
             tensors = to_tensors(batch, device)
             states = self.guide.output(replace(run, batch=tensors)).layer_states
             vectors.append(normalize(states[-1][:, 0].float(), dim=-1))
+            texts.append(_text_keys(tensors))
             if "target" in tensors and tensors["target"].dim() == 1:
                 labels.append(tensors["target"])
-        self._vectors = torch.cat(vectors)
+        self._vectors, self._texts = torch.cat(vectors), torch.cat(texts)
         found = torch.cat(labels) if labels else None
         self._labels = found if found is not None and len(found) == len(self._vectors) else None
+
+
+def _text_keys(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Return a number for each row that equal ids have in common, whatever the padding; (rows,)."""
+    ids = batch["input_ids"].long()
+    real = batch.get("attention_mask", torch.ones_like(ids))
+    powers = torch.full_like(ids[0], _ODD).cumprod(0)  # wraps around, as it may
+    return ((ids + 1) * (real > 0) * powers).sum(1)
 
 
 def cap(plan: Plan, *, pretrained: str = "", weight: float = 0.3, temperature: float = 0.1) -> Plan:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from easynlp.compression.cap import contrast, with_contrast
+from easynlp.compression.cap import _Bank, contrast, with_contrast
 from easynlp.compression.prune import Cut, full_cut, save_pruned
 from easynlp.compression.qat import qat, round_activations, round_weights
 from easynlp.compression.recover import Guide, answered, token_count, with_guide
@@ -127,15 +127,38 @@ def test_contrast_is_what_the_formula_says():
     bank = torch.cat([theirs, rest])  # the rows themselves are stored, too
     labels, stored = torch.tensor([0, 1, 0]), torch.tensor([0, 1, 0, 1, 1, 0])
     alike = labels[:, None] == stored[None]
-    found = contrast(ours, theirs, bank, alike, 0.5)
+    itself = torch.cat([torch.eye(3), torch.zeros(3, 3)], 1) > 0
+    found = contrast(ours, theirs, bank, itself, alike, 0.5)
     for i in range(3):
         logs = (unit(ours, dim=-1)[i] @ bank.T / 0.5).log_softmax(0)
         plain_part = -logs[i]
         mates = -logs[alike[i]].mean()
         torch.testing.assert_close(found[i], plain_part + mates)
-    torch.testing.assert_close(
-        contrast(ours, theirs, rest, None, 0.5), contrast(ours, theirs, bank[[3, 4, 5]], None, 0.5)
-    )
+    alone = contrast(ours, theirs, bank, itself, None, 0.5)
+    strangers = contrast(ours, theirs, rest, itself[:, 3:], None, 0.5)
+    for i in range(3):
+        z = unit(ours, dim=-1)[i] / 0.5
+        torch.testing.assert_close(alone[i], -(z @ bank.T).log_softmax(0)[i])
+        once = torch.cat([theirs[i : i + 1], rest])  # not stored, it counts all the same
+        torch.testing.assert_close(strangers[i], -(z @ once.T).log_softmax(0)[0])
+
+
+def test_a_text_is_not_held_against_itself_in_half_precision(tiny_backbone):
+    task, model, source = make(tiny_backbone)
+    other = make(tiny_backbone, seed=7)[1]
+    for parameter in other.parameters():
+        parameter.data.add_(0.2 * torch.randn_like(parameter))
+    bank = _Bank(Guide(other, None, (0, 1), "bf16"), task)
+    bank.source = source
+    batch = one_pass(Plan(task, model, (task_term(task),)), source).batch
+    wide = {
+        name: torch.nn.functional.pad(value, (0, 23)) if value.dim() == 2 else value
+        for name, value in batch.items()
+    }
+    run = Pass(make_forward(model, "fp32", CPU), model, wide, None)
+    _, itself, alike = bank.of(run)
+    assert itself.sum(1).tolist() == [1] * len(source.rows)
+    assert alike[itself].all()
 
 
 def test_contrast_pulls_a_model_towards_others(tiny_backbone):
