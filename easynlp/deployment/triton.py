@@ -125,12 +125,11 @@ def write_repository(folder: Path, name: str) -> None:
         + "ensemble_scheduling {\n  step [\n" + steps.removesuffix(",\n") + "\n  ]\n}\n",
     )  # fmt: skip
     (models / name / "1" / ".keep").touch()  # an empty version folder is lost by git and zip
-    for part in ("encode", "decode"):
-        for file in ("easynlp.json", "tokenizer.json"):
-            (models / f"{name}_{part}" / "1" / file).write_bytes((home / file).read_bytes())
     model.path.rename(models / f"{name}_model" / "1" / "model.onnx")
-    for file_left in home.iterdir():
-        file_left.unlink()
+    for file in home.iterdir():  # the description, and the tokenizer's file, of whatever kind it is
+        for part in ("encode", "decode"):
+            (models / f"{name}_{part}" / "1" / file.name).write_bytes(file.read_bytes())
+        file.unlink()
     home.rmdir()
     said = README.format(
         name=name, inputs=" and ".join(each.name for each in texts), batch=batch, count=count,

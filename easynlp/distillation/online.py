@@ -52,13 +52,17 @@ class Cohort(torch.nn.Module):
         teacher: A model with the task's head, of BERT's shape inside.
         members: Those who learn, by name; the same.
         extra: Whether each has a layer on top to compare relations of.
+        frozen: Whether the teacher does not learn; then it says the same each time, for it has no
+            dropout.
     """
 
     def __init__(
-        self, teacher: torch.nn.Module, members: Mapping[str, torch.nn.Module], extra: bool
-    ) -> None:
+        self, teacher: torch.nn.Module, members: Mapping[str, torch.nn.Module], extra: bool,
+        frozen: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.teacher, self.names, self.extra = teacher, tuple(members), extra
+        self.frozen = frozen
         inner: Any = core(teacher)
         setattr(inner, COHORT, torch.nn.ModuleDict(dict(members)))
         above = {}
@@ -81,6 +85,16 @@ class Cohort(torch.nn.Module):
     def config(self) -> Any:
         """The teacher's configuration."""
         return self.core.config
+
+    def train(self, mode: bool = True) -> Cohort:
+        """Set the mode of all, but of a teacher that is frozen."""
+        super().train(mode)
+        if self.frozen:
+            self.teacher.eval()
+            for each in (_COHORT, _EXTRA):  # they are kept within it
+                if (learners := getattr(self.core, each, None)) is not None:
+                    learners.train(mode)
+        return self
 
     def member(self, name: str) -> torch.nn.Module:
         """Return the teacher or one of those who learn."""
@@ -231,7 +245,7 @@ def online_distill(
         member = find_member(spec, plan.backbone)
         members[name] = task_for(plan.task, member).build(member)
     teacher = plan.model.requires_grad_(not frozen)
-    cohort = Cohort(teacher, members, extra and relations > 0)
+    cohort = Cohort(teacher, members, extra and relations > 0, frozen)
     widths = [_encoder(cohort.member(n), n).config.hidden_size for n in (TEACHER, *specs)]
     shared = math.gcd(*widths)
     if heads and shared % heads:

@@ -232,8 +232,11 @@ class _Work:
         known |= {example_hash(each) for each in self.pool}
         found: list[Example] = []
         for number, example in enumerate(train):
-            changed = [{**texts_of(example), name: text}
-                       for name in names for text in made[name][number]]  # fmt: skip
+            # Of a pair each text in its turn, and as often the one first as the other.
+            turns = [(turn, (place - number) % len(names), name, text)
+                     for place, name in enumerate(names)
+                     for turn, text in enumerate(made[name][number])]  # fmt: skip
+            changed = [{**texts_of(example), name: text} for *_, name, text in sorted(turns)]
             for each in changed[: options.augment]:
                 if (key := example_hash(each)) not in known:
                     known.add(key)

@@ -9,15 +9,20 @@ import sys
 import types
 
 import numpy as np
+import onnx
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
+from onnx import TensorProto, helper
 
 from easynlp.deployment.docker import pinned
 from easynlp.deployment.export import export
+from easynlp.deployment.triton import write_repository
 from easynlp.deployment.triton_models import Decode, Encode
 from easynlp.errors import ConfigError
 from easynlp.models.runtime import OnnxModel
-from easynlp.pipeline import Pipeline
+from easynlp.pipeline import Pipeline, make_meta, save_meta
+from easynlp.tasks.text_classify import ClassifyConfig, TextClassify
+from easynlp.text.hashed_ngrams import HashedNgrams
 from tests.unit.deployment import tiny
 from tests.unit.deployment.test_export import fake_trace
 
@@ -151,6 +156,34 @@ def test_a_triton_repository_answers_as_the_run_does(run, tmp_path, monkeypatch,
     assert report.passed
     assert "hotel_decode" in (tmp_path / "out" / "README.md").read_text("utf-8")
     compile((models / "hotel_encode" / "1" / "model.py").read_text("utf-8"), "model.py", "exec")
+
+
+def test_triton_reads_with_a_tokenizer_of_any_kind(tmp_path, monkeypatch, parse):
+    tokenizer, home = HashedNgrams(97, 2), tmp_path / "model"
+    config = ClassifyConfig(max_length=16, labels=("好评", "差评"), pair=False, pooling="first")
+    home.mkdir()
+    tokenizer.save(home)
+    save_meta(home, make_meta(TextClassify(config, tokenizer), columns={}))
+    ids = helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["rows", "ids"])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["rows", 2])
+    nodes = [
+        helper.make_node("Cast", ["input_ids"], ["wide"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["wide"], ["mean"], axes=[1]),
+        helper.make_node("Concat", ["mean", "mean"], ["logits"], axis=1),
+    ]
+    opset = [helper.make_opsetid("", 17)]
+    graph = helper.make_graph(nodes, "mean", [ids], [logits])
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), home / "model.onnx")
+    write_repository(tmp_path, "hotel")
+    fake_triton(monkeypatch)
+    folder = tmp_path / "models" / "hotel_encode"
+    encode = started(Encode, folder, parse(folder / "config.pbtxt"))
+    texts = np.array([["房间很好".encode()]], np.object_)
+    (((found,)),) = [tensors.values() for tensors, _ in encode.execute([Request(TEXT=texts)])]
+    assert found.tolist() == [tokenizer.encode("房间很好", max_length=16).ids.tolist()]
+    folder = tmp_path / "models" / "hotel_decode"
+    started(Decode, folder, parse(folder / "config.pbtxt"))
+    assert not home.exists()
 
 
 def test_what_triton_cannot_have(tmp_path):

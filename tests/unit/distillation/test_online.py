@@ -75,6 +75,20 @@ def gradients(plan, term, name="text_classify"):
     return reached
 
 
+def test_a_frozen_teacher_has_no_dropout_and_learners_have(tiny_backbone):
+    backbone = tiny_backbone.with_dropout(0.5)
+    task = SAMPLES["text_classify"].make(backbone)
+    plan = Plan(task, task.build(backbone), (task_term(task),), backbone)
+    plan = spread(online_distill(plan, **OPTIONS, frozen=True))
+    one, other = (run_of(plan).output["said"] for _ in range(2))
+    assert torch.equal(one["teacher"].logits, other["teacher"].logits)
+    for name in plan.model.names:
+        assert not torch.equal(one[name].logits, other[name].logits)
+    trained = {name.partition(".")[0] for name, p in plan.model.core.named_parameters()
+               if p.requires_grad}  # fmt: skip
+    assert trained == {"cohort", "cohort_extra"}
+
+
 @pytest.mark.parametrize("name", TASKS)
 def test_nothing_flows_from_a_learner_to_its_source(tiny_backbone, name):
     plan = make_plan(tiny_backbone, name)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from easynlp.cli.main import main
-from easynlp.distillation.run import distill
+from easynlp.distillation.answers import Wanted
+from easynlp.distillation.run import _Work, distill
 from easynlp.distillation.settings import DistillConfig, DistillOptions, EndpointOptions
 from easynlp.errors import ConfigError
 from easynlp.pipeline import Pipeline
@@ -39,6 +40,19 @@ def files(tmp_path, tiny_folder, tiny_backbone):
 def report_of(config):
     with open(f"{config.output}/distill.json", encoding="utf-8") as file:
         return json.load(file)
+
+
+def test_both_texts_of_a_pair_are_changed_in_turn():
+    rows = [{"text": f"{i}今天天气很好我们去公园", "text_b": f"{i}明天下雨大家在家看书", "label": "1"}
+            for i in range(6)]  # fmt: skip
+    for copies, wanted in ((2, 6), (1, 3)):
+        options = DistillOptions(teacher=("x",), augment=copies, augment_model="")
+        work = _Work(DistillConfig(train="", output=""), options, EndpointOptions(), None)
+        work.rows, work.wanted = {"train": rows}, Wanted("label", ("0", "1"), pair=True)
+        found = work._copies()
+        for name in ("text", "text_b"):
+            assert len([each for each in found
+                        if each[name] not in {row[name] for row in rows}]) == wanted  # fmt: skip
 
 
 def test_the_result_is_a_run_like_any_other(files, tmp_path):
