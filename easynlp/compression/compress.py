@@ -12,6 +12,7 @@ import logging
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -169,14 +170,13 @@ class _Shop:
     def try_kinds(self, shape: Shape, home: Path) -> None:
         """Measure a shape in the number formats that are asked for."""
         config = self.material.config
-        small = config.int8 or config.budget is not None
-        plain = self.measured(shape, "fp32", home) if config.budget is None or small else None
+        plain = self.measured(shape, "fp32", home)
         if config.static:
             self.measured(shape, "static", home)
-        if not small:
+        if not config.int8 and config.budget is None:
             return
         found = self.measured(shape, "int8", home)
-        lost = 100 * (plain.score - found.score) if plain is not None else 0.0
+        lost = 100 * (plain.score - found.score)
         wanted = config.qat == "auto" and lost > config.max_drop / 2
         if config.qat == "always" or (wanted and self._is_bert_shaped()):
             log.info("%s: int8 loses %.2f points", shape.name, lost)
@@ -199,10 +199,18 @@ class _Shop:
         home = home or material.run
         folder = self.output / "candidates" / f"{name}.served"
         texts = [material.pipeline.example(row) for row in material.splits["dev"][:200]]
-        if kind == "fp32":
+        plain = self._plain(home)
+        if kind == "fp32" and plain is None:
             export(home, output=folder, texts=texts, force=True)
+        elif kind == "fp32" and plain is not None:
+            write_folder(folder, partial(_copy, plain))
+        elif plain is None:
+            plain = folder.with_name(f"{folder.name}.fp32")
+            export(home, output=plain, texts=texts, force=True)
+            self._quantized(kind, plain, folder)
+            shutil.rmtree(plain)
         else:
-            self._quantized(kind, home, folder, texts)
+            self._quantized(kind, plain, folder)
         served = Pipeline.load(folder)
         dev = material.splits["dev"]
         said = served.predict([material.pipeline.example(row) for row in dev])
@@ -227,14 +235,18 @@ class _Shop:
         )  # fmt: skip
         return self.done.add(found)
 
-    def _quantized(self, kind: Kind, home: Path, folder: Path, texts: Sequence[Any]) -> None:
+    def _plain(self, home: Path) -> Path | None:
+        """Return an fp32 export of a run folder that was measured before; None if there is none."""
+        exports = [Path(row.export) for row in self.done.rows.values()
+                   if row.kind == "fp32" and Path(row.home) == home]  # fmt: skip
+        return next((each for each in exports if each.is_dir()), None)
+
+    def _quantized(self, kind: Kind, plain: Path, folder: Path) -> None:
         """Write an int8 export, made from the fp32 one of the same weights.
 
         The export's own gate is not asked: candidates are judged on all of dev, and one that is
         repaired by leaving operators in fp32 would be another candidate.
         """
-        plain = folder.with_name(f"{folder.name}.fp32")
-        export(home, output=plain, texts=texts, force=True)
         loaded = Pipeline.load(plain, backend="onnx")
         graph, model = onnx.load(plain / MODELS["onnx"]), loaded.model
         longest = int(getattr(loaded.task.config, "max_length", 512))
@@ -261,7 +273,6 @@ class _Shop:
             write_json(target / "export.json", report)
 
         write_folder(folder, fill)
-        shutil.rmtree(plain)
 
 
 def _calibration_rows(material: Material, loaded: Pipeline) -> list[dict[str, np.ndarray]]:

@@ -52,8 +52,7 @@ class Cohort(torch.nn.Module):
         teacher: A model with the task's head, of BERT's shape inside.
         members: Those who learn, by name; the same.
         extra: Whether each has a layer on top to compare relations of.
-        frozen: Whether the teacher does not learn; then it says the same each time, for it has no
-            dropout.
+        frozen: Whether the teacher does not learn; it has no dropout then.
     """
 
     def __init__(
@@ -68,8 +67,7 @@ class Cohort(torch.nn.Module):
         above = {}
         for name, model in members.items():
             width = _encoder(model, name).config.hidden_size
-            parts = {part: torch.nn.Linear(width, width) for part in _PARTS}
-            above[name] = torch.nn.ModuleDict(parts)
+            above[name] = torch.nn.ModuleDict({p: torch.nn.Linear(width, width) for p in _PARTS})
         if extra:
             setattr(inner, _EXTRA, torch.nn.ModuleDict(above))
         self._taken: dict[str, dict[str, torch.Tensor]] = {}
@@ -89,11 +87,8 @@ class Cohort(torch.nn.Module):
     def train(self, mode: bool = True) -> Cohort:
         """Set the mode of all, but of a teacher that is frozen."""
         super().train(mode)
-        if self.frozen:
-            self.teacher.eval()
-            for each in (_COHORT, _EXTRA):  # they are kept within it
-                if (learners := getattr(self.core, each, None)) is not None:
-                    learners.train(mode)
+        for name in (TEACHER, *self.names) if self.frozen else ():  # the others are within it
+            self.member(name).train(mode and name != TEACHER)
         return self
 
     def member(self, name: str) -> torch.nn.Module:

@@ -43,7 +43,7 @@ def report_of(config):
 
 
 def test_both_texts_of_a_pair_are_changed_in_turn():
-    rows = [{"text": f"{i}今天天气很好我们去公园", "text_b": f"{i}明天下雨大家在家看书", "label": "1"}
+    rows = [{"text": f"{i}今天天气很好我们去公园", "text_b": f"{i}明天下雨在家看书", "label": "1"}
             for i in range(6)]  # fmt: skip
     for copies, wanted in ((2, 6), (1, 3)):
         options = DistillOptions(teacher=("x",), augment=copies, augment_model="")
