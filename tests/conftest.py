@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,16 @@ REVIEWS = [
     ("景色优美，孩子很喜欢", "好评"),
     ("又贵又脏，不推荐给任何人", "差评"),
 ]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def graphs_traced_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Trace each architecture once a session; see `tests.tracing`."""
+    from tests.tracing import traced_once
+
+    home = tmp_path_factory.getbasetemp()
+    with traced_once((home.parent if "PYTEST_XDIST_WORKER" in os.environ else home) / "graphs"):
+        yield
 
 
 @pytest.fixture(scope="session")

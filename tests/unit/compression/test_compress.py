@@ -78,7 +78,8 @@ def test_candidates_are_measured_and_the_kept_one_is_a_run(trained, monkeypatch)
     def never(*args, **kwargs):
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(module, "measure", never)
+    for name in ("measure", "export"):
+        monkeypatch.setattr(module, name, never)
     second = compress(options(trained, resume=True))
     assert second.candidates == result.candidates
     assert second.chosen == result.chosen

@@ -236,7 +236,7 @@ def test_students_of_any_kind_learn_and_are_saved_as_plain_runs(
     pipeline = train(
         TrainConfig(
             task="text_classify", model=model, train=str(data), dev=str(data), threads=1,
-            output=str(tmp_path / "run"), steps=120, lr=0.01, method=(method,),
+            output=str(tmp_path / "run"), steps=40, lr=0.01, method=(method,),
         ),
         ClassifyConfig(max_length=32),
     )  # fmt: skip

@@ -4,13 +4,11 @@ import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
 from easynlp.compression.candidates import Candidate, Shape
 from easynlp.compression.settings import parse_size
-from easynlp.deployment import export as exporting
 from easynlp.errors import ConfigError, Interrupted, ModelError
 from easynlp.landing import learning, measuring, shipping
 from easynlp.landing.land import land
@@ -54,43 +52,6 @@ QUICK = {
     "student_steps": 20, "student_lrs": (3e-3,), "evaluations": 2, "timed": 8, "max_length": 48,
     "augment_model": "", "threads": 1,
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module", autouse=True)
-def traced_once():
-    """Trace each architecture once, and put other weights into the same graph after that.
-
-    Tracing takes seconds and is not what is tested here; every export still compares its graph's
-    answers with its run's.
-    """
-    from onnx import ModelProto, numpy_helper
-
-    trace, known = exporting._trace, {}
-
-    def again(model, inputs):
-        state = {name: value.numpy() for name, value in model.model.state_dict().items()}
-        key = (tuple(inputs), *((name, value.shape) for name, value in state.items()))
-        if key not in known:
-            graph, places = trace(model, inputs), {}
-            for item in graph.graph.initializer:
-                held, name = numpy_helper.to_array(item), item.name.removeprefix("model.")
-                same = [n for n, v in state.items() if v.ndim == 2 and np.array_equal(v.T, held)]
-                if name in state or len(same) == 1:
-                    places[item.name] = (name, False) if name in state else (same[0], True)
-            assert len(places) >= len(state) - 2
-            known[key] = graph, places
-        graph, places = ModelProto(), known[key][1]
-        graph.CopyFrom(known[key][0])
-        for item in graph.graph.initializer:
-            if item.name in places:
-                name, turned = places[item.name]
-                value = np.ascontiguousarray(state[name].T if turned else state[name])
-                item.CopyFrom(numpy_helper.from_array(value, item.name))
-        return graph
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exporting, "_trace", again)
-        yield
 
 
 @pytest.fixture(scope="module")
