@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from easynlp.deployment.package import Format, pack
+from easynlp.deployment.package import Format, check_format, pack
 from easynlp.deployment.texts import (
     MOST_TEXTS,
     labelled_examples,
@@ -151,6 +151,7 @@ def export(
     target = Path(output) if output is not None else folder / format
     _check_target(target)
     job = _Job.of(folder, texts, int8, max_drop, abstain_precision, force)
+    check_format(format, job.pipeline.task)
     found: list[Report] = []
 
     def fill(temporary: Path) -> None:

@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-__all__ = ["Format", "pack", "plain_name"]
+if TYPE_CHECKING:
+    from easynlp.tasks.base import Task
+
+__all__ = ["Format", "check_format", "pack", "plain_name"]
 
 Format = Literal["onnx", "triton", "docker"]
+
+
+def check_format(format: Format, task: Task) -> None:
+    """Refuse a task that a format cannot have, before it costs anything.
+
+    Raises:
+        ConfigError: If the task does not suit the format.
+    """
+    if format == "triton":
+        from easynlp.deployment.triton import check_task
+
+        check_task(task)
 
 
 def pack(format: Format, folder: Path, name: str) -> None:

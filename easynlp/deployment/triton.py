@@ -8,17 +8,17 @@ backend's environment needs the base install of easynlp, which has no torch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from easynlp.errors import ConfigError
 from easynlp.models.runtime import OnnxModel
 from easynlp.pipeline import Pipeline
-from easynlp.tasks.base import INPUT_NAMES
+from easynlp.tasks.base import INPUT_NAMES, Task
 from easynlp.tasks.text_classify import TextClassify
 
-__all__ = ["write_repository"]
+__all__ = ["check_task", "write_repository"]
 
 MAX_BATCH = 32
 DELAY = 1000
@@ -61,6 +61,24 @@ class _Tensor:
         return f'  {{ name: "{self.name}" data_type: {self.kind} dims: [ {dims} ] }}'
 
 
+def check_task(task: Task, inputs: Collection[str] = ()) -> None:
+    """Refuse a task that no repository can be made of; told before a model is traced for it.
+
+    Args:
+        task: The run's.
+        inputs: What its exported model takes, if that is known.
+
+    Raises:
+        ConfigError: If it is no classifier of texts with one label each.
+    """
+    suits = isinstance(task, TextClassify) and not task.config.multi_label
+    if not suits or not set(inputs) <= set(INPUT_NAMES):
+        raise ConfigError(
+            f"a Triton repository is made of text_classify with one label a text, not of "
+            f"{task.name}; its ONNX file alone can be served there: type --format onnx"
+        )
+
+
 def write_repository(folder: Path, name: str) -> None:
     """Turn the export in ``model/`` into ``models/``, a repository, and say how to use it.
 
@@ -74,12 +92,7 @@ def write_repository(folder: Path, name: str) -> None:
     home = folder / "model"
     pipeline = Pipeline.load(home)
     task, model = pipeline.task, pipeline.model
-    suits = isinstance(task, TextClassify) and not task.config.multi_label
-    if not suits or not set(model.inputs) <= set(INPUT_NAMES):
-        raise ConfigError(
-            f"a Triton repository is made of text_classify with one label a text, not of "
-            f"{task.name}; its ONNX file alone can be served there: type --format onnx"
-        )
+    check_task(task, model.inputs)
     assert isinstance(task, TextClassify)
     assert isinstance(model, OnnxModel)
     batch = 1 if model.row_wise else MAX_BATCH

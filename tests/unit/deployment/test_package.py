@@ -186,8 +186,9 @@ def test_triton_reads_with_a_tokenizer_of_any_kind(tmp_path, monkeypatch, parse)
     assert not home.exists()
 
 
-def test_what_triton_cannot_have(tmp_path):
+def test_what_triton_cannot_have_is_told_before_it_is_traced(tmp_path, monkeypatch):
     folder = tiny.labeling_run(tmp_path / "ner")
+    monkeypatch.setattr("easynlp.deployment.export._trace", None)
     with pytest.raises(ConfigError, match="sequence_labeling"):
         export(folder, format="triton", texts=["张三在北京大学"])
     assert not (folder / "triton").exists()
