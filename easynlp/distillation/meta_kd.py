@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -237,6 +237,8 @@ class _Noted:
     domains: np.ndarray | None = None
     seed: int = 0
     views: np.ndarray | None = None
+    deals: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
+    """The false domains of the epoch that was asked about last."""
 
     @property
     def lengths(self) -> np.ndarray:
@@ -247,7 +249,11 @@ class _Noted:
         if self.views is not None:
             notes[VIEW] = self.views[index]
         if self.domains is not None:
-            dealt = np.random.default_rng((self.seed, epoch)).permutation(self.domains)
+            dealt = self.deals.get(epoch)
+            if dealt is None:
+                self.deals.clear()
+                dealt = np.random.default_rng((self.seed, epoch)).permutation(self.domains)
+                self.deals[epoch] = dealt
             notes |= {DOMAIN: self.domains[index], FALSE: dealt[index]}
         return {**self.rows.features(index, epoch), **notes}
 
