@@ -90,16 +90,22 @@ def train_to_folder(
                 due = due or event.step % habits.save_every == 0
             if main and (due or told):
                 checkpoints.save(plan.model, state)
-            if told and event.step < event.steps and not event.stop:
-                raise Interrupted(
-                    f"stopped at step {event.step} of {event.steps}; everything is saved in "
-                    f"{folder}. Go on with the same command and --resume"
-                )
+            if told:  # the last step is no exception: a longer road may go on from here
+                raise _interrupted(state.step, event.steps, folder)
+    if signals.caught:  # after the last step's question was asked, while it was being saved
+        raise _interrupted(state.step, options.steps, folder)
     if state.best_step and state.best_step != state.step:
         checkpoints.load(plan.model, state.best_step)
         log.info("the best checkpoint is step %d (%.4f)", state.best_step, state.best_score)
     plan.model.eval()
     return state
+
+
+def _interrupted(step: int, steps: int, folder: Path) -> Interrupted:
+    return Interrupted(
+        f"stopped at step {step} of {steps}; everything is saved in {folder}. Go on with the same "
+        "command and --resume"
+    )
 
 
 class Signals:

@@ -146,6 +146,37 @@ def test_sigterm_saves_and_resuming_gives_the_same_weights(tiny_backbone, tmp_pa
     assert same(straight, plan.model.state_dict())
 
 
+@pytest.mark.parametrize("where", ["last step", "last checkpoint"])
+def test_a_signal_at_the_end_is_not_lost(tiny_backbone, tmp_path, monkeypatch, where) -> None:
+    """A longer road (several tries, stages) has to hear it; resuming only loads what is there."""
+    plan, source = make(tiny_backbone)
+    save = Checkpoints.save
+
+    def save_and_kill(self, model, state) -> None:
+        save(self, model, state)
+        if where == "last checkpoint" and state.step == 8:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def score() -> dict[str, float]:
+        if where == "last step":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return {"accuracy": 0.5}
+
+    monkeypatch.setattr(Checkpoints, "save", save_and_kill)
+    arguments = {"device": CPU, "world": World()}
+    with pytest.raises(Interrupted, match="stopped at step 8 of 8"):
+        train_to_folder(plan, source, options(), tmp_path, habits=Habits(show=False),
+                        evaluate=score, **arguments)  # fmt: skip
+    monkeypatch.setattr(Checkpoints, "save", save)
+    trained = {key: value.clone() for key, value in plan.model.state_dict().items()}
+    plan, source = make(tiny_backbone)
+    train_to_folder(
+        plan, source, options(), tmp_path, habits=Habits(resume=True, show=False),
+        evaluate=score, **arguments,
+    )  # fmt: skip
+    assert same(trained, plan.model.state_dict())
+
+
 def test_padding_and_batch_size_do_not_change_logits(tiny_backbone) -> None:
     plan, _ = make(tiny_backbone)
     model = TorchModel(plan.model.eval())
