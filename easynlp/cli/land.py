@@ -38,6 +38,11 @@ def _land(options: LandOptions) -> None:
     for each in report["verdicts"]:
         if each["status"] == "dropped":
             complain(f"{each['stage']} was dropped: {each['why']}")
+    if (target := report["target"])["reached"] is False:
+        complain(
+            f"--target-size is missed: {target['bytes'] / 1e6:.2f} MB are served, "
+            f"{target['wanted'] / 1e6:.2f} MB were wanted; {landed.page} says why"
+        )
     complain(f"next: {report['commands']['serve']}")
 
 

@@ -350,16 +350,20 @@ def _why(
     if not tried:
         return "No candidate was made."
     wanted = f"at most {config.max_drop:g} points lost"
-    if config.target_size is not None:
-        wanted += f" and {config.target_size}"
+    if config.budget is not None:  # in its own words --target-size may be a bare count of bytes
+        wanted += f" and {config.budget / 1e6:.2f} MB"
     smallest = min(tried, key=lambda row: row.bytes)
     closest = min(tried, key=lambda row: (row.drop, row.bytes))
+    least = (
+        "no other loses less" if closest is smallest else
+        f"the one that loses least, {closest.name}, has {closest.bytes / 1e6:.2f} MB and loses "
+        f"{closest.drop:.2f}"
+    )  # fmt: skip
     return (
         f"No candidate keeps to the budget ({wanted}). The smallest, {smallest.name}, has "
-        f"{smallest.bytes / 1e6:.2f} MB and loses {smallest.drop:.2f} points; the one that loses "
-        f"least, {closest.name}, has {closest.bytes / 1e6:.2f} MB and loses {closest.drop:.2f}. "
-        "More text to recover on (--unlabeled), more --epochs, a larger --target-size or "
-        "--max-drop may help."
+        f"{smallest.bytes / 1e6:.2f} MB and loses {smallest.drop:.2f} points; {least}. More text "
+        "to recover on (--unlabeled), longer training, a larger --target-size or --max-drop may "
+        "help."
     )
 
 

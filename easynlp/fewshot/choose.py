@@ -42,7 +42,7 @@ from easynlp.tasks.labels import label_of
 from easynlp.tasks.text_classify import ClassifyConfig, TextClassify
 from easynlp.training.folder import check_folder, claim_folder
 
-__all__ = ["WAYS", "Choice", "Try", "budget_of", "choose", "explain"]
+__all__ = ["WAYS", "Choice", "Try", "budget_of", "check_ways", "choose", "explain"]
 
 log = logging.getLogger("easynlp")
 RECIPE, REPORT, TRIED = "fewshot", "fewshot.json", "tried"
@@ -170,6 +170,15 @@ def _plan(config: FewShotConfig) -> tuple[TrainConfig, ClassifyConfig]:
 def _self_training(config: FewShotConfig) -> SelfTrainingOptions:
     names = SelfTrainingOptions.__dataclass_fields__
     return SelfTrainingOptions(**{name: getattr(config, name) for name in names})
+
+
+def check_ways(config: FewShotConfig) -> None:
+    """Refuse ways that are unknown or lack what they need; reads and makes nothing.
+
+    Raises:
+        ConfigError: With the ways there are, or with what to give.
+    """
+    _ways(replace(config, ways=tuple(pieces(config.ways))))
 
 
 def _ways(config: FewShotConfig) -> list[tuple[str, dict[str, Any], str]]:

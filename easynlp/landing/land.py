@@ -9,6 +9,7 @@ skipped, taken up again or dropped is `easynlp.landing.stages`' affair; what eac
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +20,7 @@ import numpy as np
 
 from easynlp.atomic import write_folder, write_json, write_text
 from easynlp.config import to_yaml
-from easynlp.errors import ConfigError, RunError
+from easynlp.errors import ConfigError, DataError, ModelError, RunError
 from easynlp.fewshot.phases import write_rows
 from easynlp.landing import learning, measuring, shipping
 from easynlp.landing.diagnosis import diagnose
@@ -34,6 +35,8 @@ __all__ = ["Landed", "land", "road"]
 
 log = logging.getLogger("easynlp")
 RECIPE = "land"
+LEARNED = "*/*/*"
+"""Folders this deep are there as soon as something was learned."""
 TEACHING = ("ways", "pattern", "words", "teacher_lrs", "teacher_steps")
 STUDYING = ("student_lrs", "student_steps")
 TAUGHT = ("alpha", "temperature")
@@ -84,6 +87,9 @@ def land(options: LandOptions) -> Landed:
     }  # fmt: skip
     stages = road(options)
     check_skip(stages, pieces(options.skip))  # before a folder is made
+    if not options.resume:
+        check_folder(folder, **claim)
+    learning.check(options)
     if options.resume and (folder / f"{RECIPE}.yaml").is_file():
         if options.overwrite:
             raise ConfigError("--overwrite and --resume exclude each other")
@@ -92,9 +98,13 @@ def land(options: LandOptions) -> Landed:
     elif options.resume:
         raise ConfigError(f"{folder} holds nothing to go on with ({RECIPE}.yaml is not there)")
     else:
-        check_folder(folder, **claim)
         claim_folder(folder, **claim)
-    gone = run_stages(stages, folder, skip=pieces(options.skip), max_drop=options.max_drop)
+    try:
+        gone = run_stages(stages, folder, skip=pieces(options.skip), max_drop=options.max_drop)
+    except (ConfigError, DataError, ModelError):
+        if not options.resume and not any(each.is_dir() for each in folder.glob(LEARNED)):
+            shutil.rmtree(folder)  # nothing is lost, and the corrected command can be typed at once
+        raise
     if "export" not in gone.done:
         raise RunError("no model came out: every stage that makes one was skipped")
     source, target = shipping.served_folder(gone.done), folder / "model"
@@ -212,8 +222,6 @@ def _diagnose(options: LandOptions, room: Room) -> Outcome:
 
 
 def _copy(source: Path, target: Path) -> None:
-    import shutil
-
     for file in source.iterdir():
         if file.is_file():
             shutil.copyfile(file, target / file.name)

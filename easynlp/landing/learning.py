@@ -11,6 +11,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import numpy as np
 from easynlp.atomic import write_json
 from easynlp.config import TrainConfig
 from easynlp.data.diagnose import example_hash
+from easynlp.data.lines import check_file
 from easynlp.distillation.answers import Wanted
 from easynlp.distillation.cache import ask
 from easynlp.distillation.logits import texts_of
@@ -26,11 +28,12 @@ from easynlp.distillation.run import distill as learn
 from easynlp.distillation.settings import DistillConfig, DistillOptions
 from easynlp.distillation.teachers import find_teacher
 from easynlp.errors import ConfigError, ModelError
-from easynlp.fewshot.choose import choose
+from easynlp.fewshot.choose import check_ways, choose
 from easynlp.fewshot.phases import copy_run, plain_reading, train_once, write_rows
 from easynlp.fewshot.settings import FewShotConfig
 from easynlp.landing.settings import LandOptions
 from easynlp.landing.stages import Outcome, Room
+from easynlp.models.backbone import Backbone
 from easynlp.pipeline import META, Pipeline, fingerprint, read_meta
 from easynlp.tasks.base import Example
 from easynlp.tasks.labels import sort_labels
@@ -101,14 +104,9 @@ def teacher(options: LandOptions, room: Room) -> Outcome:
         return Outcome(where)
     folder = room.folder / RUN
     choice = choose(
-        FewShotConfig(
-            train=str(home / "train.jsonl"), dev=str(home / "dev.jsonl"), output=str(folder),
-            model=options.teacher or options.student, ways=options.ways, pattern=options.pattern,
-            words=options.words, lrs=options.teacher_lrs, steps=options.teacher_steps,
-            evaluations=options.evaluations, batch_size=options.batch_size,
-            max_length=options.max_length, pooling=options.pooling, precision=options.precision,
-            device=options.device, threads=options.threads, seed=options.seed,
-            resume=(folder / "fewshot.yaml").is_file(),
+        replace(
+            _few_shot(options), train=str(home / "train.jsonl"), dev=str(home / "dev.jsonl"),
+            output=str(folder), resume=(folder / "fewshot.yaml").is_file(),
         )
     )  # fmt: skip
     plain = [each for each in choice.tries if each.way == "fine_tune" and not each.note]
@@ -124,6 +122,35 @@ def teacher(options: LandOptions, room: Room) -> Outcome:
     # Without a teacher this is the student, learned the best way found: a model to beat.
     own = "" if options.teacher else RUN
     return Outcome(where, own, choice.chosen.dev if own else None)
+
+
+def check(options: LandOptions) -> None:
+    """Refuse files, models and ways to learn that are not there, before anything is made.
+
+    Raises:
+        ConfigError: If a way is unknown.
+        DataError: If a file is missing or empty.
+        ModelError: If the student or the teacher cannot be had.
+    """
+    for path in (options.train, options.dev, options.test, options.unlabeled):
+        if path is not None:
+            check_file(path)
+    Backbone.load(options.student)  # looks at the folder, reads no weights yet
+    if not is_run(options.teacher):
+        Backbone.load(options.teacher or options.student)
+        check_ways(_few_shot(options))
+
+
+def _few_shot(options: LandOptions) -> FewShotConfig:
+    """Return how the teacher learns; where from and where to is the caller's to say."""
+    return FewShotConfig(
+        train=options.train, dev=options.dev or options.train, output=options.output,
+        model=options.teacher or options.student, ways=options.ways, pattern=options.pattern,
+        words=options.words, lrs=options.teacher_lrs, steps=options.teacher_steps,
+        evaluations=options.evaluations, batch_size=options.batch_size,
+        max_length=options.max_length, pooling=options.pooling, precision=options.precision,
+        device=options.device, threads=options.threads, seed=options.seed,
+    )  # fmt: skip
 
 
 def finetune(options: LandOptions, room: Room) -> Outcome:

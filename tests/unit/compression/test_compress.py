@@ -9,6 +9,7 @@ import pytest
 
 from easynlp import run
 from easynlp.compression import compress as module
+from easynlp.compression.candidates import Candidate, Shape
 from easynlp.compression.compress import compress
 from easynlp.compression.settings import CompressConfig
 from easynlp.config import TrainConfig
@@ -104,6 +105,23 @@ def test_recovery_goes_on_to_the_same_weights(trained, stopped):
     assert one.keys() == other.keys()
     for name, value in one.items():
         assert np.array_equal(value, other[name])
+
+
+def test_why_nothing_is_kept_has_units_and_says_nothing_twice():
+    made = {"shape": Shape(0.5, 1, True), "kind": "int8", "score": 0.9, "low": 0.8, "high": 1.0,
+            "parameters": 9, "tokens": 9, "unknown": 0.0, "unknown_unlabeled": None, "p50_ms": 1.0,
+            "p99_ms": 1.0, "speedup": 2.0, "memory_mb": 1.0, "home": "", "export": ""}  # fmt: skip
+    whole = Candidate("run", drop=0.0, bytes=9_000_000, **made)
+    small = Candidate("small", drop=6.25, bytes=3_510_000, **made)
+    near = Candidate("near", drop=2.0, bytes=5_000_000, **made)
+    config = CompressConfig(run="runs/x", target_size="3998000")
+    why = module._why(None, whole, [small], config)
+    assert "points lost and 4.00 MB)" in why
+    assert "3998000" not in why
+    assert why.count(" 3.51 MB ") == 1
+    assert "least, near, has 5.00 MB and loses 2.00" in module._why(
+        None, whole, [small, near], config
+    )
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from safetensors.numpy import load_file, save_file
 
 from easynlp.compression.candidates import Candidate, Shape
 from easynlp.compression.settings import parse_size
-from easynlp.errors import ConfigError, Interrupted, ModelError
+from easynlp.errors import ConfigError, DataError, Interrupted, ModelError
 from easynlp.landing import learning, measuring, shipping
 from easynlp.landing.land import land
 from easynlp.landing.learning import read_rows
@@ -292,6 +292,57 @@ def test_a_wrong_stage_to_skip_is_refused_before_a_folder_is_made(files, tmp_pat
     with pytest.raises(ConfigError, match='Did you mean "distill"'):
         land(options)
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"ways": ("lp-ft",)}, ConfigError, 'Did you mean "lp_ft"'),
+        ({"ways": ("pet",)}, ConfigError, "needs a pattern"),
+        ({"student": "tiny-hz"}, ModelError, 'Did you mean "tiny-zh"'),
+        ({"teacher": "/no/such"}, ModelError, 'no model "/no/such"'),
+        ({"test": "/no/such.jsonl"}, DataError, "no such file"),
+    ],
+)
+def test_what_is_not_there_is_refused_before_a_folder_is_made(
+    files, tiny_folder, tmp_path, changes, error, message
+):
+    given = {"train": files["train"], "student": str(tiny_folder), "output": str(tmp_path / "x")}
+    with pytest.raises(error, match=message):
+        land(LandOptions(**(given | changes)))
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_wrong_row_leaves_no_folder_in_the_way_but_never_one_that_was_there(
+    landed, files, tiny_folder, tmp_path
+):
+    dev = tmp_path / "dev.jsonl"
+    dev.write_text('{"text": "说不清", "label": "中评"}\n', "utf-8")
+    given = LandOptions(train=files["train"], dev=str(dev), student=str(tiny_folder),
+                        output=str(tmp_path / "x"))  # fmt: skip
+    with pytest.raises(DataError, match="not in the training data"):
+        land(given)
+    assert not (tmp_path / "x").exists()
+    shutil.copytree(landed[0].output, tmp_path / "y")
+    with pytest.raises(DataError, match="not in the training data"):
+        land(replace(landed[0], dev=str(dev), output=str(tmp_path / "y"), resume=True))
+    assert (tmp_path / "y" / "distill" / "run").is_dir()
+
+
+@pytest.mark.parametrize("size", [3_000_000, 5_000_000])
+def test_the_command_says_when_the_target_size_is_missed(monkeypatch, capsys, size):
+    from easynlp.cli import land as command
+    from easynlp.landing import land as road
+
+    target = {"wanted": 4_000_000, "bytes": size, "reached": size <= 4_000_000}
+    report = {"verdicts": [], "commands": {"serve": "easynlp serve x"}, "target": target}
+    monkeypatch.setattr(
+        road, "land", lambda options: SimpleNamespace(report=report, page="report.html", model="x")
+    )
+    monkeypatch.setattr(command, "prepare_process", lambda threads: None)
+    command._land(LandOptions(train="a", output="b"))
+    said = "5.00 MB are served, 4.00 MB were wanted" in capsys.readouterr().err
+    assert said == (size > 4_000_000)
 
 
 def test_sizes():
