@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, Union
 
 from cyclopts import App, Group, Parameter
 
+from easynlp.cli.alone import alone, written_by
 from easynlp.cli.output import say
 from easynlp.options import (
     documentation,
@@ -88,7 +89,8 @@ def build(command: Command) -> App:
         if show:
             say(to_yaml(*instances).rstrip())
             return
-        command.run(*instances)
+        with alone(written_by(instances)):
+            command.run(*instances)
 
     parameters = list(_parameters(command))
     call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

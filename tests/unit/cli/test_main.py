@@ -186,6 +186,24 @@ def test_how_a_run_ends_is_the_exit_code(error, code, message, trained, capsys):
     assert shown.out == ""
 
 
+def test_two_commands_do_not_write_to_one_folder(trained, capsys, tmp_path):
+    code = "from easynlp.cli.alone import alone\nwith alone({!r}): print(flush=True); input()"
+    output = str(tmp_path / "runs" / "x")
+    other = subprocess.Popen(
+        [sys.executable, "-c", code.format(output)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    command = ["train", TASK, "--train", "a.jsonl", "--output", output]
+    try:
+        other.stdout.readline()
+        assert main(command) == 2
+        assert f"another easynlp command is writing to {output}" in capsys.readouterr().err
+        assert trained.config is None
+    finally:
+        other.kill()
+        other.communicate()
+    assert main(command) == 0  # a lock ends with its process, even a killed one
+
+
 def test_faults_of_our_own_are_not_hidden(trained):
     trained.error = ModuleNotFoundError("No module named 'easynlp.nowhere'", name="easynlp.nowhere")
     with pytest.raises(ModuleNotFoundError):
