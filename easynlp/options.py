@@ -63,7 +63,8 @@ class Range:
 
     def __str__(self) -> str:
         if self.above:
-            return f"more than {self.low:g}"
+            most = "" if self.high == math.inf else f", at most {self.high:g}"
+            return f"more than {self.low:g}{most}"
         if self.high == math.inf:
             return f"{self.low:g} or more"
         return f"{self.low:g} to {self.high:g}"

@@ -131,6 +131,8 @@ def _shapes(material: Material) -> list[Shape]:
         raise ConfigError(
             f"--depth {max(config.depth)}: the run has {layers} layers; valid: 1 to {layers}"
         )
+    if config.vocab_size:
+        _ = material.vocabulary  # a size without room
     if config.budget is None:
         return shapes_to_try(config, layers)
     found = {}

@@ -68,7 +68,7 @@ def choose_vocabulary(
     spare = [i for i in common_characters(tokenizer) if i not in counts][:fallback]
     for rank, i in enumerate(spare):
         weights[i] = len(spare) - rank
-    made = cut_vocabulary(tokenizer, weights, size or tokenizer.vocab_size)
+    made = cut_vocabulary(tokenizer, weights, size or tokenizer.vocab_size, option="--vocab-size")
     before = tokenizer.backend.get_vocab(with_added_tokens=True)
     kept = tuple(before[token] for token in made.tokens())
     return Vocabulary(made, kept, sum(i in counts for i in kept))

@@ -63,13 +63,8 @@ class EndpointTeacher:
     """What became of the texts asked about: answered, junk, unknown label, failed, over budget."""
 
     def __post_init__(self) -> None:
-        if not self.options.endpoint.startswith(("http://", "https://")):
-            raise ConfigError(
-                f'--endpoint "{self.options.endpoint}": an address that begins with http:// or '
-                "https:// is wanted"
-            )
-        if not self.options.endpoint_model:
-            raise ConfigError("the endpoint's model has no name: type --endpoint-model NAME")
+        if not self.options.endpoint:
+            raise ConfigError("there is no endpoint: type --endpoint URL")
         if self.wanted.kind != "label":
             raise ConfigError("an endpoint can teach text_classify with one label a text")
         self.name = f"{self.options.endpoint_model} at {self.options.endpoint}"

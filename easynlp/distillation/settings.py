@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Annotated, Literal
 
 from easynlp.config import Count, NotNegative, Positive, Share, Steps, TrainConfig
+from easynlp.errors import ConfigError
 from easynlp.options import Range
 
 __all__ = [
@@ -170,3 +171,19 @@ class EndpointOptions:
     """How often a failed request is tried again."""
     backoff: NotNegative = 1.0
     """Seconds before the first new try, doubled every time; Retry-After goes before it."""
+
+    def __post_init__(self) -> None:
+        if not self.endpoint:
+            return
+        if not self.endpoint.startswith(("http://", "https://")):
+            raise ConfigError(
+                f'--endpoint "{self.endpoint}": an address that begins with http:// or https:// '
+                "is wanted"
+            )
+        if not self.endpoint_model:
+            raise ConfigError("the endpoint's model has no name: type --endpoint-model NAME")
+        if self.max_cost and not (self.price_in or self.price_out):
+            raise ConfigError(
+                "--max-cost needs prices, else nothing ever costs anything: type --price-in and "
+                "--price-out (of a million tokens), or cap with --max-requests or --max-tokens"
+            )

@@ -124,7 +124,9 @@ def count_tokens(texts: Iterable[str], tokenizer: Tokenizer) -> Counter[int]:
     return counts
 
 
-def cut_vocabulary(tokenizer: Tokenizer, counts: Counter[int], size: int) -> Tokenizer:
+def cut_vocabulary(
+    tokenizer: Tokenizer, counts: Counter[int], size: int, *, option: str = "--cut-vocab"
+) -> Tokenizer:
     """Return a tokenizer that keeps at most the `size` tokens used most; all else of it stays.
 
     Special and added tokens always stay, in front of the others and in their order. A text all
@@ -138,6 +140,7 @@ def cut_vocabulary(tokenizer: Tokenizer, counts: Counter[int], size: int) -> Tok
         counts: How often each id is used.
         size: Most tokens to keep, special ones included; what neither is used nor spells what is
             used goes in any case.
+        option: How the caller's user gives `size`, for errors.
 
     Raises:
         ConfigError: If its model is of another kind (byte pairs depend on each other), or `size`
@@ -154,7 +157,7 @@ def cut_vocabulary(tokenizer: Tokenizer, counts: Counter[int], size: int) -> Tok
     fixed |= {i for pair in SAME for t in pair if (i := tokenizer.id_of(t)) is not None}
     if size <= len(fixed):
         raise ConfigError(
-            f"--cut-vocab {size} has no room beside {len(fixed)} special tokens; "
+            f"{option} {size} has no room beside {len(fixed)} special tokens; "
             f"valid: {len(fixed) + 1} or more, or 0 for all"
         )
     room = size - len(fixed)

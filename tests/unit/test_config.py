@@ -124,6 +124,7 @@ def test_rules_over_several_fields_are_config_errors():
         ("model: no", "1: model: False is not text; put it in quotes"),
         ("batch_size: 0", "1: batch_size: 0 is out of range; valid: 1 or more"),
         ("lr: 0", "1: lr: 0.0 is out of range; valid: more than 0"),
+        ("dropout: 2", "1: dropout: 2.0 is out of range; valid: 0 to 1"),
         ("method: [{alpha: 4}]", "1: method: {'alpha': 4} has no name"),
         ("method: [{name: fgm, a: [1]}]", "options of a method are plain values"),
         ("lr: 1\nlr: 2", "2: lr is set twice, first at"),

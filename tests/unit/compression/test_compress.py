@@ -136,5 +136,16 @@ def test_no_candidate_within_the_budget_is_said(trained):
     assert "No candidate keeps to the budget" in result.why
     assert not (trained / "no" / "easynlp.json").exists()
     assert result.candidates[0].bytes > 1000
-    with pytest.raises(ConfigError, match="the run has 2 layers"):
-        compress(options(trained, output=str(trained / "deep"), depth=(3,)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"depth": (3,)}, "the run has 2 layers"),
+        ({"vocab_size": 3}, "--vocab-size 3 has no room beside 5 special tokens; valid: 6 or more"),
+    ],
+)
+def test_what_the_run_cannot_follow_is_said_before_anything_is_made(trained, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        compress(options(trained, output=str(trained / "never"), **changes))
+    assert not (trained / "never").exists()

@@ -199,6 +199,19 @@ def test_the_budget_is_never_passed_and_counts_what_was_spent_before(server, tmp
         assert sum(server.seen.values()) == 3
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"endpoint": "file:///etc/passwd"}, "begins with http:// or https:// is wanted"),
+        ({"endpoint_model": ""}, "type --endpoint-model NAME"),
+        ({"max_cost": 5.0}, "--max-cost needs prices"),
+    ],
+)
+def test_options_that_cannot_work_are_refused_before_anything_is_made(given, message):
+    with pytest.raises(ConfigError, match=message):
+        EndpointOptions(**({"endpoint": "http://host/v1", "endpoint_model": "m"} | given))
+
+
 def test_the_cost_is_said(server, tmp_path, caplog):
     with caplog.at_level(logging.INFO, logger="easynlp"):
         teacher(server, tmp_path, price_in=2.0, price_out=10.0).answers(rows("好", "差"))
