@@ -92,7 +92,8 @@ def teacher(options: LandOptions, room: Room) -> Outcome:
         has_weights = (Path(options.teacher) / "config.json").is_file()
         loaded = Pipeline.load(options.teacher, backend="torch" if has_weights else "auto")
         where: dict[str, Any] = {
-            "folder": options.teacher, "way": "as given", "why": "",
+            "folder": within(Path(options.teacher), room.folder.parent), "way": "as given",
+            "why": "",
             "dev": _accuracy(loaded, read_rows(home / "dev.jsonl")),
             # Part of what is handed on: another run of the same name and score labels anew.
             "sha256": {

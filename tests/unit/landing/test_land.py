@@ -249,9 +249,10 @@ def test_without_dev_test_pool_and_teacher(files, tiny_folder, tmp_path):
     assert report["labelled"]["pool"] == 0
 
 
-def test_a_finished_run_teaches_as_it_is(landed, files, tiny_folder, tmp_path):
+def test_a_finished_run_teaches_as_it_is(landed, files, tiny_folder, tmp_path, monkeypatch):
     _, first = landed
-    teacher = str(first.page.with_name("finetune") / "run")
+    monkeypatch.chdir(first.page.parent.parent)
+    teacher = f"{first.page.parent.name}/finetune/run"  # seen from where the command is typed
     options = LandOptions(
         **files, **QUICK, student=str(tiny_folder), teacher=teacher,
         output=str(tmp_path / "taught"), skip=("curve", "latency", "compress", "distill"),
