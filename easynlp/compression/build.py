@@ -53,8 +53,7 @@ class _Student:
 
 def is_whole(material: Material, shape: Shape) -> bool:
     """Return whether nothing is cut: the candidate is the run itself."""
-    layers = int(material.model_config.num_hidden_layers)
-    return shape == Shape(1.0, layers, False)
+    return shape == Shape(1.0, material.layers, False)
 
 
 def build(material: Material, shape: Shape, folder: Path) -> Path:

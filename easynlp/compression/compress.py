@@ -126,7 +126,9 @@ def compress(config: CompressConfig) -> Result:
 def _shapes(material: Material) -> list[Shape]:
     """Return the shapes to try; options that this model cannot follow are told now."""
     config, model = material.config, material.model_config
-    layers = int(getattr(model, "num_hidden_layers", 0))
+    layers = material.layers
+    if config.budget is not None or config.width or config.depth or config.vocab:
+        encoder_layers(material.model)  # refuses what has no such layers
     if config.depth and max(config.depth) > layers:
         raise ConfigError(
             f"--depth {max(config.depth)}: the run has {layers} layers; valid: 1 to {layers}"
@@ -220,10 +222,9 @@ class _Shop:
         run = self.done.rows.get("run")
         cost = measure(folder, material.timed, Path(run.export) if run is not None else None)
         base = run.score if run is not None else score
-        layers = int(material.model_config.num_hidden_layers)
         pool = [*texts_of(material.unlabeled)]
         found = Candidate(
-            name, shape or Shape(1.0, layers, False), kind, score, low, high,
+            name, shape or Shape(1.0, material.layers, False), kind, score, low, high,
             drop=round(100 * (base - score), 4), bytes=_served_bytes(folder),
             parameters=_parameters(home), tokens=served.task.tokenizer.vocab_size,
             unknown=unknown_rate(served.task.tokenizer, [*texts_of(dev)]),

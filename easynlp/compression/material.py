@@ -117,6 +117,11 @@ class Material:
         """The configuration of the transformers model in the run."""
         return core(self.model).config
 
+    @property
+    def layers(self) -> int:
+        """How many layers there are to cut; none in what is not shaped like a transformer."""
+        return int(getattr(self.model_config, "num_hidden_layers", 0))
+
     @cached_property
     def fingerprints(self) -> dict[str, str]:
         """SHA-256 of the run's weights and of each file."""

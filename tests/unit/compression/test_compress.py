@@ -13,7 +13,7 @@ from easynlp.compression.candidates import Candidate, Shape
 from easynlp.compression.compress import compress
 from easynlp.compression.settings import CompressConfig
 from easynlp.config import TrainConfig
-from easynlp.errors import ConfigError
+from easynlp.errors import ConfigError, ModelError
 from easynlp.pipeline import Pipeline
 from easynlp.tasks import find_task
 from tests.conftest import REVIEWS
@@ -105,6 +105,26 @@ def test_recovery_goes_on_to_the_same_weights(trained, stopped):
     assert one.keys() == other.keys()
     for name, value in one.items():
         assert np.array_equal(value, other[name])
+
+
+@pytest.mark.parametrize("name", ["text_cnn:width=8,filters=4", "hashed_ngram:buckets=61"])
+def test_a_model_without_layers_is_quantized_but_not_cut(trained, name):
+    home = trained / name.partition(":")[0]
+    config = TrainConfig(
+        task="text_classify", train=str(trained / "train.jsonl"), dev=str(trained / "dev.jsonl"),
+        output=str(home), model=name, steps=2, batch_size=8, precision="fp32", threads=1,
+    )  # fmt: skip
+    run.train(config, find_task("text_classify").Config(max_length=32))
+    for cut in ({"target_size": "1MB"}, {"depth": (1,)}, {"width": (0.5,)}, {"vocab": True}):
+        with pytest.raises(ModelError, match="pruning works on encoders shaped like BERT"):
+            compress(CompressConfig(run=str(home), output=str(trained / "cut"), **cut))
+    assert not (trained / "cut").exists()
+    result = compress(
+        CompressConfig(run=str(home), output=f"{home}-int8", int8=True, max_drop=100, timed=2)
+    )
+    assert [row.kind for row in result.candidates] == ["fp32", "int8"]
+    assert result.chosen is not None
+    assert Pipeline.load(f"{home}-int8").predict(["房间很干净"])
 
 
 def test_why_nothing_is_kept_has_units_and_says_nothing_twice():
