@@ -10,8 +10,11 @@ A few dozen dev rows weigh nothing reliably. With ``align=N`` members have an eq
 dev has none: each one's probabilities are multiplied by a factor for each label, so that over N of
 the task's unlabelled texts the labels get the shares expected of them (a prompt without training
 prefers one label throughout), and raised to the power that gives all members the same spread of
-log-probabilities there (naive Bayes is sure of everything). Members are named as the teachers of
-``committee`` are (`easynlp.benchmarks.taught`).
+log-probabilities there (naive Bayes is sure of everything). ``weigh_from=M`` goes back to weights
+fitted on dev for tasks with M dev rows or more.
+
+Members are named as the teachers of ``committee`` are (`easynlp.benchmarks.taught`). Of
+``nb-em|tfidf-svm`` the first that is made for the task takes part.
 """
 
 from __future__ import annotations
@@ -42,6 +45,7 @@ class VoteOptions:
 
     members: str = ""
     align: Steps = 0
+    weigh_from: Steps = 0
 
 
 class Vote:
@@ -61,26 +65,40 @@ class Vote:
         ways = [way for way in options.members.split("+") if way]
         if len(ways) < 2:
             raise ConfigError(f"{name}: name two or more, as in vote:members=lp-ft+tfidf-svm")
-        self.name, self.align = name, options.align
-        self.members: list[Contender] = [contender_of(way, budget, model) for way in ways]
-        self.seeded = any(each.seeded for each in self.members)
-        self.unlabelled = bool(self.align) or any(each.unlabelled for each in self.members)
+        self.name, self.align, self.weigh_from = name, options.align, options.weigh_from
+        if self.weigh_from and not self.align:
+            raise ConfigError(f"{name}: weigh_from needs align=N; without it dev weighs members")
+        self.seats: list[list[Contender]] = [
+            [contender_of(each, budget, model) for each in way.split("|")] for way in ways
+        ]
+        every = [each for seat in self.seats for each in seat]
+        self.seeded = any(each.seeded for each in every)
+        self.unlabelled = bool(self.align) or any(each.unlabelled for each in every)
 
     def takes(self, task: str) -> bool:
         """Return whether rows are told apart by labels, and all members take the task."""
-        return not FEWCLUE[task].is_choice and all(each.takes(task) for each in self.members)
+        return not FEWCLUE[task].is_choice and len(self.members(task)) == len(self.seats)
+
+    def members(self, task: str) -> list[Contender]:
+        """Return who takes part in a task: of each seat the first that takes it."""
+        able = ([each for each in seat if each.takes(task)] for seat in self.seats)
+        return [each[0] for each in able if each]
 
     def identity(self) -> str:
         """Return what decides the members."""
-        return f"vote {self.align} " + " ".join(each.identity() for each in self.members)
+        seats = ("|".join(each.identity() for each in seat) for seat in self.seats)
+        weighed = f" {self.weigh_from}" if self.weigh_from else ""
+        return f"vote {self.align}{weighed} " + " ".join(seats)
 
     def learn(self, split: Split, seed: int, say: Callable[[str], None]) -> Learned:
         """Let every member learn; weigh them, on dev or on unlabelled text."""
         train, dev = (read_split_file(path, split.task) for path in (split.train, split.dev))
         names = sorted({str(each["label"]) for each in train})
         gold = np.array([names.index(str(each["label"])) for each in dev])
-        learned = [each.learn(for_contender(each, split, ()), seed, say) for each in self.members]
-        texts = draw(split, self.align) if self.align else []
+        members = self.members(split.task)
+        learned = [each.learn(for_contender(each, split, ()), seed, say) for each in members]
+        equal = self.align and not 0 < self.weigh_from <= len(dev)
+        texts = draw(split, self.align) if equal else []
         if texts:
             wanted = label_shares([str(each["label"]) for each in train], names)
             ways = [Calibration.even(shares_of(m.predict(texts), names), wanted) for m in learned]
@@ -102,7 +120,7 @@ class Vote:
 
         about = [
             {"member": member.name, "dev": each.dev_accuracy, "power": round(way.power, 3)}
-            for member, each, way in zip(self.members, learned, ways, strict=True)
+            for member, each, way in zip(members, learned, ways, strict=True)
         ]
         right = grade(dev, predict(hide(dev)))
         size = sum(each.parameters for each in learned)

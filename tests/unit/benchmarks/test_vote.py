@@ -10,6 +10,7 @@ import pytest
 from easynlp.benchmarks import label_names, vote
 from easynlp.benchmarks.contender import Budget
 from easynlp.benchmarks.contenders import find
+from easynlp.benchmarks.fewclue import Split
 from easynlp.benchmarks.label_names import Names
 from easynlp.benchmarks.prompts import prompts
 from easynlp.errors import ConfigError
@@ -47,6 +48,7 @@ def test_weights_are_the_best_of_the_grid():
     [
         ("vote:members=tfidf-svm", "two or more"),
         ("vote:members=tfidf-svm+probe:member=x", "no option"),
+        ("vote:members=tfidf-svm+nb-em:weigh_from=9", "needs align=N"),
         ("probe:names=nosuch@tiny-zh", "no such prompt"),
         ("probe:names=labels:placebo=shuffled-words@tiny-zh", "shuffled-names"),
         ("lp-ft:placebo=shuffled-names@tiny-zh", "with names=PROMPT"),
@@ -72,3 +74,39 @@ def test_names_are_part_of_what_a_cell_is_told_apart_by():
     named = find("probe:names=labels@tiny-zh", BUDGET).identity()
     dealt = find("probe:names=labels:placebo=shuffled-names@tiny-zh", BUDGET).identity()
     assert len({plain, named, dealt}) == 3
+
+
+def made_up(tmp_path, task="eprstmt", pool=()):
+    """A split on which the SVM and naive Bayes learn the same two words."""
+    rows = [("房间很干净", "Positive"), ("态度太差", "Negative")] * 4
+    for name in ("train", "dev"):
+        lines = (f'{{"text": "{text}", "label": "{label}"}}\n' for text, label in rows)
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+    files = (tmp_path / f"{name}.jsonl" for name in ("train", "dev", "no"))
+    return Split(task, "0", *files, unlabelled=tuple({"text": text} for text in pool))
+
+
+def test_of_a_seat_the_first_that_is_made_for_the_task_takes_part(tmp_path):
+    pytest.importorskip("sklearn")
+    found = find("vote:members=tfidf-cnb+nb-em|tfidf-svm", BUDGET)
+    assert isinstance(found, vote.Vote)
+    assert [each.name for each in found.members("eprstmt")] == ["tfidf-cnb", "nb-em"]
+    assert [each.name for each in found.members("csldcp")] == ["tfidf-cnb", "tfidf-svm"]
+    assert found.takes("csldcp")
+    assert not find("vote:members=tfidf-cnb+nb-em", BUDGET).takes("csldcp")
+    learned = found.learn(made_up(tmp_path, pool=("干净", "很差")), 1, str)
+    assert [each["member"] for each in learned.chosen["members"]] == ["tfidf-cnb", "nb-em"]
+    other = find("vote:members=tfidf-cnb+tfidf-svm", BUDGET)
+    assert found.identity() != other.identity()
+
+
+def test_dev_weighs_where_it_is_large_enough(tmp_path):
+    pytest.importorskip("sklearn")
+    split = made_up(tmp_path, pool=[f"{word}{i}" for i in range(20) for word in ("干净", "差")])
+    answers = {}
+    for rule in ("", ":align=40", ":align=40:weigh_from=8", ":align=40:weigh_from=9"):
+        found = find(f"vote:members=tfidf-cnb+tfidf-svm{rule}", BUDGET)
+        learned = found.learn(split, 1, str)
+        answers[rule] = tuple(each["power"] for each in learned.chosen["members"])
+    assert answers[":align=40:weigh_from=8"] == answers[""]  # dev has eight rows
+    assert answers[":align=40:weigh_from=9"] == answers[":align=40"] != answers[""]
