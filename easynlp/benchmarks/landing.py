@@ -30,7 +30,6 @@ from easynlp.benchmarks.landing_teach import (
     accuracy,
     floors,
     gain,
-    parameters,
     right_of,
 )
 from easynlp.benchmarks.landing_time import (
@@ -41,7 +40,7 @@ from easynlp.benchmarks.landing_time import (
     run_of_shape,
     take_turns,
 )
-from easynlp.benchmarks.machine import machine
+from easynlp.benchmarks.machine import machine, parameters
 from easynlp.errors import ConfigError, DataError, GateError, ModelError
 from easynlp.pipeline import META, fingerprint
 

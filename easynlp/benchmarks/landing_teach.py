@@ -7,9 +7,7 @@ answered once by what was chosen.
 
 from __future__ import annotations
 
-import json
 import logging
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +31,7 @@ from easynlp.tasks.base import Example
 from easynlp.tasks.labels import label_of
 from easynlp.tasks.text_classify import ClassifyConfig
 
-__all__ = ["ARMS", "Arm", "School", "accuracy", "floors", "gain", "parameters", "right_of"]
+__all__ = ["ARMS", "Arm", "School", "accuracy", "floors", "gain", "right_of"]
 
 log = logging.getLogger("easynlp")
 ARMS = ("plain", "distilled", "shuffled teacher")
@@ -182,15 +180,6 @@ def gain(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
     draws = difference_draws(mine, other, range(len(ours)), draws=2000)
     found = interval_of(float(ours.mean() - theirs.mean()), draws)
     return {"points": 100 * found.mean, "low": 100 * found.low, "high": 100 * found.high}
-
-
-def parameters(run: Path) -> int:
-    """Return how many numbers a run's weights are."""
-    with (run / "model.safetensors").open("rb") as file:
-        (size,) = struct.unpack("<Q", file.read(8))
-        header = json.loads(file.read(size))
-    shapes = [each["shape"] for name, each in header.items() if name != "__metadata__"]
-    return sum(int(np.prod(shape)) for shape in shapes)
 
 
 def _right(said: Sequence[Any], test: Sequence[Example]) -> np.ndarray:

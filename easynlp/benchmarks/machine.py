@@ -1,14 +1,17 @@
-"""What was measured on: the machine, and how large files are."""
+"""What was measured on: the machine; and how large files and models are."""
 
 from __future__ import annotations
 
 import contextlib
+import json
+import math
 import os
 import platform
+import struct
 from importlib import metadata
 from pathlib import Path
 
-__all__ = ["folder_size", "machine"]
+__all__ = ["folder_size", "machine", "parameters"]
 
 PACKAGES = (
     "easynlp",
@@ -30,6 +33,15 @@ def folder_size(*paths: Path) -> int:
         files = path.rglob("*") if path.is_dir() else [path]
         total += sum(file.stat().st_size for file in files if file.is_file())
     return total
+
+
+def parameters(folder: Path) -> int:
+    """Return how many numbers a model folder's safetensors file holds."""
+    with (folder / "model.safetensors").open("rb") as file:
+        (size,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(size))
+    shapes = [about["shape"] for name, about in header.items() if name != "__metadata__"]
+    return sum(map(math.prod, shapes))
 
 
 def machine(threads: int) -> dict[str, str]:

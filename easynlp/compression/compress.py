@@ -20,7 +20,7 @@ import numpy as np
 import onnx
 
 from easynlp.atomic import write_folder, write_json, write_text
-from easynlp.benchmarks.machine import folder_size, machine
+from easynlp.benchmarks.machine import folder_size, machine, parameters
 from easynlp.compression.build import build, build_rounded, first_cut, is_whole
 from easynlp.compression.candidates import (
     Candidate,
@@ -226,7 +226,7 @@ class _Shop:
         found = Candidate(
             name, shape or Shape(1.0, material.layers, False), kind, score, low, high,
             drop=round(100 * (base - score), 4), bytes=_served_bytes(folder),
-            parameters=_parameters(home), tokens=served.task.tokenizer.vocab_size,
+            parameters=parameters(home), tokens=served.task.tokenizer.vocab_size,
             unknown=unknown_rate(served.task.tokenizer, [*texts_of(dev)]),
             unknown_unlabeled=unknown_rate(served.task.tokenizer, pool) if pool else None,
             p50_ms=cost.p50_ms, p99_ms=cost.p99_ms, speedup=cost.speedup, memory_mb=cost.memory_mb,
@@ -295,14 +295,6 @@ def _calibration_rows(material: Material, loaded: Pipeline) -> list[dict[str, np
 def _served_bytes(folder: Path) -> int:
     """Return the bytes of what is served: all but the report on the export."""
     return folder_size(*(path for path in folder.iterdir() if path.name != "export.json"))
-
-
-def _parameters(home: Path) -> int:
-    from safetensors import safe_open
-
-    with safe_open(home / "model.safetensors", "pt") as file:
-        names = file.keys()
-        return sum(int(np.prod(file.get_slice(name).get_shape())) for name in names)
 
 
 def _finish(

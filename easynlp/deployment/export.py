@@ -355,7 +355,7 @@ class _Job:
             return
         if not self.force:
             raise GateError(message + ". Nothing was written")
-        log.warning("kept by --force: %s", message)
+        log.warning("kept all the same: %s", message)
 
 
 def _advice(tried: Sequence[Attempt]) -> str:

@@ -101,8 +101,8 @@ class ServeOptions:
     def __post_init__(self) -> None:
         if self.max_queue < self.max_texts:
             raise ConfigError(
-                f"max_queue ({self.max_queue}) must hold at least one request of max_texts "
-                f"({self.max_texts}) texts"
+                f"--max-queue {self.max_queue} holds no request of --max-texts {self.max_texts} "
+                f"texts: give --max-queue {self.max_texts} or more, or fewer --max-texts"
             )
 
 

@@ -80,7 +80,7 @@ def choose(config: FewShotConfig) -> Choice:
         >>> choose(FewShotConfig(train="few.jsonl", dev="dev.jsonl", output="runs/x")).why
         ... # doctest: +SKIP
     """
-    config = replace(config, ways=tuple(pieces(config.ways)))
+    config = replace(config, ways=_spelled(config.ways))
     base, own = _plan(config)
     folder = Path(config.output)
     claim: dict[str, Any] = {
@@ -178,7 +178,12 @@ def check_ways(config: FewShotConfig) -> None:
     Raises:
         ConfigError: With the ways there are, or with what to give.
     """
-    _ways(replace(config, ways=tuple(pieces(config.ways))))
+    _ways(replace(config, ways=_spelled(config.ways)))
+
+
+def _spelled(ways: Sequence[str]) -> tuple[str, ...]:
+    """Return ways as `WAYS` writes them; elsewhere they are spelled with hyphens."""
+    return tuple(each.replace("-", "_") for each in pieces(ways))
 
 
 def _ways(config: FewShotConfig) -> list[tuple[str, dict[str, Any], str]]:

@@ -77,8 +77,8 @@ def _fitted(report: Mapping[str, Any]) -> list[Markup]:
     said = (
         f"Logits are divided by a temperature of {fitted['temperature']:.3f}, fitted on "
         f"{fitted['rows']:,} dev rows. There the expected calibration error (15 bins) fell from "
-        f"{percent(fitted['ece'])} to {percent(fitted['ece_after'])}; on {report['split']} (10 "
-        f"bins) it went from {percent(found['ece_before'])} to {percent(found['ece'])}. No answer "
+        f"{percent(fitted['ece'])} to {percent(fitted['ece_after'])}; on {report['split']} it "
+        f"went from {percent(found['ece_before'])} to {percent(found['ece'])}. No answer "
         "changes by it."
     )
     if fitted["accuracy"] == 1:

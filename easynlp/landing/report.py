@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from easynlp.calibration import BINS
 from easynlp.compression.settings import parse_size
 from easynlp.extras import versions
 from easynlp.landing.learning import RUN, read_rows
@@ -25,8 +26,6 @@ from easynlp.options import flag, option_fields
 __all__ = ["calibration", "command", "make_report"]
 
 FORMAT = 1
-BINS = 10
-"""Bins of the reliability diagram, equally wide."""
 WORST = 20
 LONGEST = 300
 """Characters of a text that are shown."""

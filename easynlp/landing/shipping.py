@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
-import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from easynlp.atomic import write_json
-from easynlp.benchmarks.machine import folder_size
+from easynlp.benchmarks.machine import folder_size, parameters
 from easynlp.compression.candidates import Candidate
 from easynlp.compression.compress import compress as compress_run
 from easynlp.compression.settings import CompressConfig, parse_size
@@ -182,18 +178,6 @@ def served_folder(done: Mapping[str, Done]) -> Path:
     return done["calibrate" if "calibrate" in done else "export"].folder / FINAL
 
 
-def parameters(folder: Path) -> int | None:
-    """Return how many numbers a folder's safetensors file holds; None if there is no such file."""
-    path = folder / "model.safetensors"
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        (size,) = struct.unpack("<Q", file.read(8))
-        header = json.loads(file.read(size))
-    shapes = [about["shape"] for name, about in header.items() if name != "__metadata__"]
-    return sum(int(np.prod(shape)) for shape in shapes)
-
-
 def _contenders(options: LandOptions, room: Room) -> dict[str, Path]:
     """Return the folders of the contenders there are, in the order of the table."""
     found: dict[str, Path] = {}
@@ -214,12 +198,12 @@ def _contenders(options: LandOptions, room: Room) -> dict[str, Path]:
 
 
 def _count(name: str, folder: Path, room: Room) -> int | None:
-    """Return how many parameters a contender has."""
+    """Return how many parameters a contender has; None where no file holds them."""
     if name == "small_pruned":
         return int(room.done["prune"].facts["parameters"])
     if name == "small_compressed":
-        return parameters(room.done[room.done["compress"].facts["of"]].folder / RUN)
-    return parameters(folder)
+        folder = room.done[room.done["compress"].facts["of"]].folder / RUN
+    return parameters(folder) if (folder / "model.safetensors").is_file() else None
 
 
 def bare(example: Mapping[str, Any]) -> dict[str, Any]:

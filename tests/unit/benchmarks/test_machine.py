@@ -1,4 +1,7 @@
-from easynlp.benchmarks.machine import folder_size, machine
+import torch
+from safetensors.torch import save_file
+
+from easynlp.benchmarks.machine import folder_size, machine, parameters
 
 
 def test_folder_size_counts_files(tmp_path):
@@ -14,3 +17,9 @@ def test_machine_names_processor_and_versions():
     assert found["threads"] == "2"
     assert found["cpu"]
     assert found["numpy"].startswith("2")
+
+
+def test_parameters_are_counted_from_the_header(tmp_path):
+    weights = {"a": torch.zeros(3, 4), "b": torch.zeros(5, dtype=torch.int8)}
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    assert parameters(tmp_path) == 17

@@ -14,7 +14,7 @@ from easynlp.cli.main import main
 from easynlp.errors import ConfigError
 from easynlp.fewshot import choose as module
 from easynlp.fewshot import verdict
-from easynlp.fewshot.choose import Try, choose, explain
+from easynlp.fewshot.choose import Try, check_ways, choose, explain
 from easynlp.fewshot.settings import FewShotConfig
 from easynlp.fewshot.verdict import sign_test
 from easynlp.pipeline import Pipeline
@@ -102,6 +102,10 @@ def test_bad_options_are_refused(given):
         choose(FewShotConfig(**given, ways=("self_training",)))
     with pytest.raises(ConfigError, match="--pattern"):
         choose(FewShotConfig(**given, ways=("pet",)))
+
+
+def test_ways_may_be_spelled_with_hyphens(given):
+    check_ways(FewShotConfig(**given, ways=("lp-ft,fine-tune", "probe")))
 
 
 def row(way, right, surety=-0.6, looks=1, note="", folder="x"):

@@ -298,7 +298,7 @@ def test_a_wrong_stage_to_skip_is_refused_before_a_folder_is_made(files, tmp_pat
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"ways": ("lp-ft",)}, ConfigError, 'Did you mean "lp_ft"'),
+        ({"ways": ("lpft",)}, ConfigError, 'Did you mean "lp_ft"'),
         ({"ways": ("pet",)}, ConfigError, "needs a pattern"),
         ({"student": "tiny-hz"}, ModelError, 'Did you mean "tiny-zh"'),
         ({"teacher": "/no/such"}, ModelError, 'no model "/no/such"'),
