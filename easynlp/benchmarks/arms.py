@@ -20,9 +20,10 @@ import numpy as np
 
 from easynlp.benchmarks.label_names import NAME_PLACEBO
 from easynlp.benchmarks.names import NESTED, PLACEBO, Name, placebo_of
+from easynlp.benchmarks.pool import PLACEBO_LABELS
 from easynlp.benchmarks.prompts import prompts
 from easynlp.benchmarks.scores import per_split
-from easynlp.benchmarks.settings import FEW_ALL, METHOD, ZERO_SHOT
+from easynlp.benchmarks.settings import FEW_ALL, LP_FT, METHOD, PREFIX, ZERO_SHOT
 from easynlp.errors import ConfigError
 from easynlp.methods import find_method
 from easynlp.tasks import TASKS, find_task
@@ -35,6 +36,8 @@ FEWER, WORSE = 0.5, 0.05
 """What the triples are to reach: at most this share of the spread, and a worst case this much
 better."""
 TAUGHT = ("self-training", "committee", "ipet")
+HEADS = (PREFIX.rstrip(":"), LP_FT)
+"""Contenders whose head may lean towards names or learn on from guesses."""
 
 
 def expand(names: Sequence[str], *, placebos: bool = False) -> list[str]:
@@ -83,9 +86,10 @@ def arms_of(name: str) -> list[str]:
         return []
     kinds: list[str] = []
     if parsed.way in TAUGHT:
-        kinds = ["random-pseudo-labels"]
-    elif parsed.options.get("names"):
-        kinds = [NAME_PLACEBO]
+        kinds = [PLACEBO_LABELS]
+    elif parsed.way in HEADS:
+        kinds = [NAME_PLACEBO] * bool(parsed.options.get("names"))
+        kinds += [PLACEBO_LABELS] * (parsed.options.get("pool", "0") != "0")
     elif parsed.way == ZERO_SHOT:
         kinds = ["shuffled-words"]
     elif parsed.way.startswith(METHOD):

@@ -96,7 +96,9 @@ class LinearProbe:
             self._model = name.removeprefix(PREFIX)
         given = typed(parsed.options, ProbeOptions, name) if with_options else {}
         self.options = ProbeOptions(**given)
-        self.seeded, self.unlabelled = self._model.startswith("random:"), bool(self.options.pool)
+        # Random weights are drawn by the seed, and so is what a placebo deals out.
+        self.seeded = self._model.startswith("random:") or bool(self.options.placebo)
+        self.unlabelled = bool(self.options.pool)
 
     def takes(self, task: str) -> bool:
         """Return that it takes every task."""
@@ -144,7 +146,8 @@ class LinearProbe:
         return Learned(predict, on_dev[best], chosen, variants, encoder.parameters + head)
 
     def _encoder(self, seed: int) -> Encoder:
-        return _encoder_of(self._model, self.budget.max_length, seed if self.seeded else 0)
+        drawn = self._model.startswith("random:")
+        return _encoder_of(self._model, self.budget.max_length, seed if drawn else 0)
 
 
 @lru_cache(maxsize=4)

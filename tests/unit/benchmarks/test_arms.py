@@ -43,6 +43,15 @@ def test_a_head_that_leans_towards_names_has_an_arm_that_shuffles_them(tiny_fold
         assert arms_of(arm) == []
 
 
+def test_a_probe_that_learns_on_has_an_arm_for_its_guesses_and_each_arm_has_every_seed(tiny_folder):
+    arms = arms_of(f"probe:names=efl:pool=9@{tiny_folder}")
+    assert [placebo_of(arm)[1] for arm in arms] == ["shuffled-names", "random-pseudo-labels"]
+    assert arms_of(f"probe:pool=0@{tiny_folder}") == []
+    # What is dealt out by chance is drawn by the seed: one seed would be one draw.
+    assert all(find(arm, Budget()).seeded for arm in arms)
+    assert not find(f"probe:names=efl:pool=9@{tiny_folder}", Budget()).seeded
+
+
 def test_every_method_has_placebo_arms_that_can_be_run(tiny_folder):
     ours = ["ipet", "self-training:quota=9", "committee", "zero-shot", "method:pet:steps=0"]
     alone = [method for method in METHODS if method not in NEED_TEACHER]
