@@ -32,9 +32,11 @@ from easynlp.errors import ConfigError, ModelError, RunError, did_you_mean
 from easynlp.fewshot.baselines import NaiveBayesEM, SelfTrainedLinear
 from easynlp.fewshot.cp_tuning import INFERENCES
 from easynlp.fewshot.phases import copy_run
+from easynlp.fewshot.prompt_classify import PromptClassify, PromptConfig
 from easynlp.fewshot.self_training import read_pool, self_train
 from easynlp.fewshot.settings import FewShotConfig, SelfTrainingOptions
 from easynlp.fewshot.verdict import Choice, Try, best_of, explain
+from easynlp.models.backbone import Backbone
 from easynlp.options import pieces
 from easynlp.pipeline import META, Pipeline, make_meta, save_meta
 from easynlp.tasks.base import Example
@@ -91,6 +93,8 @@ def choose(config: FewShotConfig) -> Choice:
     ways = _ways(config)
     check_folder(folder, **claim)
     examples = read_splits(config, TextClassify.fields)
+    if any(name == "pet" for name, _, _ in ways):
+        _check_prompts(config, examples["train"])
     options = _self_training(config)
     pool = read_pool(base, options, examples) if config.unlabeled else None
     claim_folder(folder, **claim)
@@ -198,6 +202,11 @@ def _ways(config: FewShotConfig) -> list[tuple[str, dict[str, Any], str]]:
             raise ConfigError(f'unknown way "{name}".{did_you_mean(name, WAYS)} Known: {known}')
     if UNLABELED in config.ways and config.unlabeled is None:
         raise ConfigError("self-training needs unlabelled text: type --unlabeled FILE")
+    if config.ways and not set(config.ways) & set(WAYS):
+        raise ConfigError(
+            f"{UNLABELED} goes on from the best of other ways: name one, as in --ways probe,"
+            f"{UNLABELED}"
+        )
     found: list[tuple[str, dict[str, Any], str]] = []
     for name, changes in WAYS.items():
         prompts = [p for p in changes.get("method", ()) if "{prompt}" in p]
@@ -218,6 +227,18 @@ def _ways(config: FewShotConfig) -> list[tuple[str, dict[str, Any], str]]:
                 more = {"lr": lr} if lr else {}
                 found.append((name, {**set_, **more}, ", ".join(filter(None, details))))
     return found
+
+
+def _check_prompts(config: FewShotConfig, train: Sequence[Example]) -> None:
+    """Refuse patterns and words that are wrong before anything is trained.
+
+    Raises:
+        ConfigError: If a pattern has no hole, or labels share a word, or one has none.
+    """
+    tokenizer = Backbone.load(config.model).tokenizer
+    for pattern in config.pattern:
+        prompt = PromptConfig(pattern=pattern, words=config.words, max_length=config.max_length)
+        PromptClassify.prepare(prompt, tokenizer, train)
 
 
 def _try(

@@ -83,16 +83,36 @@ def test_what_was_tried_is_not_tried_again(given, tmp_path, monkeypatch):
         choose(config)
 
 
-def test_a_way_that_does_not_fit_is_noted_and_the_rest_goes_on(given):
-    words = "好评=好;差评=好"  # one word for both
-    config = FewShotConfig(
-        **given, ways=("probe", "pet"), pattern=("{text}，很[MASK]。",), words=words
-    )
+def test_a_way_that_does_not_fit_is_noted_and_the_rest_goes_on(given, tmp_path, tiny_backbone):
+    headless = tmp_path / "headless"  # a model without a masked-LM head
+    tiny_backbone.with_head("AutoModel").save_pretrained(headless)
+    tiny_backbone.save_tokenizer(headless)
+    config = FewShotConfig(**{
+        **given, "model": str(headless), "ways": ("probe", "pet"),
+        "pattern": ("{text}，很[MASK]。",), "words": "好评=好;差评=差",
+    })  # fmt: skip
     choice = choose(config)
     assert choice.chosen.way == "probe"
     (pet,) = [t for t in choice.tries if t.way == "pet"]
-    assert pet.note
+    assert "masked-LM head" in pet.note
     assert not pet.folder
+
+
+@pytest.mark.parametrize(
+    ("pattern", "words", "said"),
+    [
+        ("{text}，很好。", "好评=好;差评=差", r"has no \[MASK\]; write it as"),
+        ("{text}，很[MASK]。", "好评=好;差评=好", "share the word"),
+        ("{text}，很[MASK]。", "好评=好", "no word for 差评"),
+    ],
+)
+def test_wrong_prompts_are_refused_before_anything_is_trained(
+    given, tmp_path, pattern, words, said
+):
+    config = FewShotConfig(**given, ways=("probe", "pet"), pattern=(pattern,), words=words)
+    with pytest.raises(ConfigError, match=said):
+        choose(config)
+    assert not (tmp_path / "run").exists()
 
 
 def test_bad_options_are_refused(given):
@@ -102,6 +122,8 @@ def test_bad_options_are_refused(given):
         choose(FewShotConfig(**given, ways=("self_training",)))
     with pytest.raises(ConfigError, match="--pattern"):
         choose(FewShotConfig(**given, ways=("pet",)))
+    with pytest.raises(ConfigError, match="--ways probe,self_training"):
+        choose(FewShotConfig(**given, ways=("self_training",), unlabeled="pool.jsonl"))
 
 
 def test_ways_may_be_spelled_with_hyphens(given):
