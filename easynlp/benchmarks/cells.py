@@ -35,13 +35,15 @@ from easynlp.benchmarks.encodings import (
     rows_of,
 )
 from easynlp.benchmarks.fewclue import FEWCLUE, Split, find_split, read_split_file
+from easynlp.benchmarks.lineage import check_lineage
 from easynlp.benchmarks.pool import Pool, has_unlabelled, read_unlabelled
 from easynlp.benchmarks.released import check_split, digest, near_rows
 from easynlp.benchmarks.seal import sealed
 from easynlp.errors import DataError, ModelError
 from easynlp.tasks.base import Example, Prediction
 
-__all__ = ["Cell", "find_splits", "plan_cells", "progress_bar", "read_answers", "run_cells"]
+__all__ = ["Cell", "find_splits", "plan_cells", "progress_bar", "read_answers", "read_done",
+           "run_cells"]  # fmt: skip
 
 log = logging.getLogger("easynlp")
 
@@ -115,7 +117,7 @@ def plan_cells(
 
     Raises:
         DataError: If unlabelled text is wanted and it holds test rows, and `drop_near` is not
-            asked for.
+            asked for; if a contender begins with a run that has seen the task's labels.
     """
     pools: dict[str, Pool] = {}
     for split in splits:
@@ -123,6 +125,7 @@ def plan_cells(
         for contender in contenders:
             if not contender.takes(split.task):
                 continue
+            check_lineage(contender, split)
             more: dict[str, Any] = {}
             used = split
             if contender.unlabelled:
@@ -156,7 +159,7 @@ def run_cells(cells: Sequence[tuple[Cell, dict[str, Any]]], folder: Path) -> lis
     """
     identities = _identities([cell.contender for cell, _ in cells])
     folder.mkdir(parents=True, exist_ok=True)
-    done = _read_done(folder / "cells.jsonl")
+    done = read_done(folder / "cells.jsonl")
     found = []
     with progress_bar(len(cells)) as advance:
         for cell, more in cells:
@@ -281,7 +284,7 @@ def _check_answers(
             raise DataError(f'the answer "{prediction.get("label")}" is no label of {split.task}')
 
 
-def _read_done(path: Path) -> dict[str, dict[str, Any]]:
+def read_done(path: Path) -> dict[str, dict[str, Any]]:
     """Return finished cells by key; a line cut short by a crash is left out."""
     done: dict[str, dict[str, Any]] = {}
     if path.is_file():

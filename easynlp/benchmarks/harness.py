@@ -29,7 +29,7 @@ import numpy as np
 from easynlp.atomic import write_json
 from easynlp.benchmarks.arms import expand, fuzzy_spread, is_fuzzy_arm
 from easynlp.benchmarks.bootstrap import Scored, difference_draws, interval_of, mean_draws
-from easynlp.benchmarks.cells import find_splits, plan_cells, read_answers, run_cells
+from easynlp.benchmarks.cells import find_splits, plan_cells, read_answers, read_done, run_cells
 from easynlp.benchmarks.contender import budget_of
 from easynlp.benchmarks.contenders import find
 from easynlp.benchmarks.encodings import gold_of, groups_of
@@ -69,6 +69,8 @@ def bench_fewclue(options: FewclueOptions) -> dict[str, Any]:
 
         torch.set_num_threads(options.threads)
     names = expand(options.names(), placebos=options.placebos)
+    if not names:
+        raise ConfigError("nobody takes part: name contenders, as in --contenders floor,lp-ft")
     shown = [name for name in names if not is_fuzzy_arm(name)]
     real = [name for name in shown if not placebo_of(name)[0]]
     against = options.against or (real or names)[-1]
@@ -81,7 +83,7 @@ def bench_fewclue(options: FewclueOptions) -> dict[str, Any]:
     splits, skipped = find_splits(Path(options.data_root), options.task_names(), options.numbers())
     folder = Path(options.output)
     folder.mkdir(parents=True, exist_ok=True)
-    register(folder, options)
+    register(folder, options, skipped)
     cells = run_cells(
         list(plan_cells(contenders, splits, options.seeds, drop_near=options.drop_near_test)),
         folder,
@@ -105,8 +107,16 @@ def bench_fewclue(options: FewclueOptions) -> dict[str, Any]:
     return report
 
 
-def register(folder: Path, options: FewclueOptions) -> None:
+def register(folder: Path, options: FewclueOptions, skipped: Collection[str] = ()) -> None:
     """Write down what a folder is to hold before its first cell; refuse to take away from it.
+
+    Before there is a cell no result was seen, and the plan may change. Finished cells count as
+    planned: a plan that was deleted is no way to drop them.
+
+    Args:
+        folder: Of the results.
+        options: What is asked for now.
+        skipped: Tasks whose data is not there; those that have cells are missing.
 
     Raises:
         DataError: If seeds, splits or tasks of an earlier run are missing now.
@@ -115,11 +125,15 @@ def register(folder: Path, options: FewclueOptions) -> None:
     now: dict[str, list[Any]] = {
         "seeds": list(options.seeds), "splits": options.numbers(), "tasks": options.task_names(),
     }  # fmt: skip
-    if path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))
+    cells = list(read_done(folder / "cells.jsonl").values())
+    if cells:
+        before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         for what, given in now.items():
-            known = [each for each in before[what] if each != FEW_ALL]
-            missing = [str(each) for each in known if each not in given]
+            done = dict.fromkeys(cell[what.removesuffix("s")] for cell in cells)
+            planned = list(dict.fromkeys([*before.get(what, ()), *done]))
+            gone = [each for each in given if each in skipped and each in done]
+            known = [each for each in planned if each != FEW_ALL]
+            missing = [str(each) for each in known if each not in given or each in gone]
             if missing:
                 raise DataError(
                     f"this folder was begun with the {what} {', '.join(map(str, known))}; "
@@ -127,7 +141,7 @@ def register(folder: Path, options: FewclueOptions) -> None:
                     path=str(path),
                     hint="Name all of them, or begin a folder with --output.",
                 )
-            now[what] = [*before[what], *(each for each in given if each not in before[what])]
+            now[what] = [*planned, *(each for each in given if each not in planned)]
     write_json(path, now)
 
 

@@ -38,6 +38,7 @@ __all__ = [
     "check_training",
     "describe",
     "digest",
+    "files_of",
     "near_rows",
     "released",
 ]  # fmt: skip
@@ -85,11 +86,8 @@ def check_released(path: Path, task: str) -> None:
     found = digest(path)
     if found == expected:
         return
-    others = [
-        other for other, each in known.items()
-        if other.startswith(f"{suite.folder}/") and each["sha256"] == found
-    ]  # fmt: skip
-    what = f"holds the rows of {others[0].partition('/')[2]}" if others else "is not as released"
+    others = files_of(found, task)
+    what = f"holds the rows of {others[0]}" if others else "is not as released"
     raise DataError(
         f"the file {what} (its SHA-256 begins with {found[:12]}, the released one's with "
         f"{(expected or 'nothing: no such file was released')[:12]}): scores on changed data "
@@ -97,6 +95,15 @@ def check_released(path: Path, task: str) -> None:
         path=str(path),
         hint="Take the files from CLUEbenchmark/FewCLUE as they are.",
     )
+
+
+def files_of(sha256: str, task: str) -> list[str]:
+    """Return the names of a task's released files that have these bytes, such as ``train_0``."""
+    folder = find_suite(task).folder
+    return [
+        name.partition("/")[2] for name, each in released().items()
+        if name.startswith(f"{folder}/") and each["sha256"] == sha256
+    ]  # fmt: skip
 
 
 def check_split(split: Split) -> None:

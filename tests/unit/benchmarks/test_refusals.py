@@ -2,16 +2,19 @@
 
 import gzip
 import json
+from dataclasses import replace
 
 import pytest
 
+from easynlp import run
 from easynlp.benchmarks import harness, released
 from easynlp.benchmarks.fewclue import Split, find_split, read_split_file
 from easynlp.benchmarks.fewclue_page import fewclue_page
 from easynlp.benchmarks.harness import bench_fewclue
 from easynlp.benchmarks.pool import read_unlabelled
 from easynlp.benchmarks.scores import per_split, summarize
-from easynlp.errors import ConfigError, DataError
+from easynlp.config import TrainConfig
+from easynlp.errors import ConfigError, DataError, ModelError
 from tests.unit.benchmarks.release import (
     BAD,
     GOOD,
@@ -175,6 +178,23 @@ def test_dropping_what_a_folder_was_begun_with_is_refused(root, what, fewer):
     assert len(bench_fewclue(more)["cells"]) == 30
 
 
+def test_neither_without_the_plan_nor_without_the_data_can_results_be_dropped(root):
+    bench_fewclue(options(root, contenders=("chance",), tasks=("eprstmt", "chid")))
+    (root / "fewclue_chid").rename(root / "away")
+    with pytest.raises(DataError, match="begun with the tasks eprstmt, chid; chid cannot be"):
+        bench_fewclue(options(root, contenders=("chance",), tasks=("eprstmt", "chid")))
+    (root / "away").rename(root / "fewclue_chid")
+    (root.parent / "out" / "plan.json").unlink()
+    with pytest.raises(DataError, match="begun with the seeds 13, 42; 42 cannot be dropped"):
+        bench_fewclue(options(root, contenders=("chance",), tasks=("eprstmt", "chid"), seeds=(13,)))
+
+
+def test_where_no_result_was_seen_a_plan_may_change(root):
+    with pytest.raises(ModelError):
+        bench_fewclue(options(root, contenders=("nowhere",)))
+    assert bench_fewclue(options(root, contenders=("chance",), seeds=(13,)))["cells"]
+
+
 def test_a_mean_over_what_seeds_are_left_is_refused():
     cells = [{"contender": "a", "task": "t", "split": s, "seed": n, "accuracy": 0.5}
              for s, n in (("0", 13), ("0", 42), ("1", 13))]  # fmt: skip
@@ -212,3 +232,30 @@ def test_descriptions_of_labels_in_the_text_are_refused(tmp_path):
             for n, name in enumerate(("社区", "打车", "美颜")) for i in range(3)]  # fmt: skip
     with pytest.raises(DataError, match="gives the answer away"):
         released.check_labels(rows, tmp_path)
+
+
+@pytest.mark.parametrize("learned", ["test_public", "train_1", "copy"])
+def test_a_run_that_has_seen_the_tasks_labels_is_no_start_for_it(root, tiny_folder, learned):
+    folder, start = root / "fewclue_eprstmt", root / "start"
+    path = folder / f"{learned}.jsonl"
+    if learned == "copy":  # under another name, in another order, with another sign behind
+        write(path, labelled((text + "。", label) for text, label in TEST[::-1]))
+    train = TrainConfig(
+        task="text_classify", train=str(path), output=str(start), model=str(tiny_folder), steps=1
+    )
+    run.train(train)
+    later = replace(
+        train, train=str(root / "other.jsonl"), model=str(start), output=str(root / "2")
+    )
+    write(root / "other.jsonl", labelled([("天气", "Positive"), ("下雨", "Negative")]))
+    run.train(later)
+    for name in (
+        f"finetune@{start}",
+        f"finetune@{root / '2'}",
+        f"vote:members=probe@{start}+lp-ft",
+    ):
+        with pytest.raises(DataError, match="the run was trained on"):
+            bench_fewclue(options(root, contenders=(name,), splits=("0",), model=str(tiny_folder)))
+    fine = (f"probe:{root / '2'}",)
+    (root / "2" / "easynlp.json").unlink()  # a checkpoint without a record is believed
+    assert bench_fewclue(options(root, contenders=fine, splits=("0",)))["cells"]
