@@ -52,6 +52,8 @@ from easynlp.registry import resolve
 __all__ = ["FLOORS", "FLOOR_OF", "PUBLISHED_BUDGET", "FloorContender", "find"]
 
 _HERE = "easynlp.benchmarks.task_floors:"
+PARTS = ("name", "seeded", "unlabelled", "takes", "identity", "learn")
+"""What a contender of one's own must have."""
 FLOORS: dict[str, str] = {
     "chance": _HERE + "chance",
     "majority": _HERE + "majority",
@@ -145,7 +147,7 @@ def find(name: str, budget: Budget, model: str = "tiny-zh") -> Contender:
     module, _, attribute = name.partition(":")
     if attribute.isidentifier() and "." in module and "/" not in module:
         made = resolve(name, {}, kind="contender")(name, budget)
-        missing = [part for part in ("learn", "identity", "takes") if not hasattr(made, part)]
+        missing = [part for part in PARTS if not hasattr(made, part)]
         if missing:
             raise ConfigError(f"{name} is no contender: it has no {', '.join(missing)}")
         own: Contender = made

@@ -286,5 +286,9 @@ class Best:
         assert self._plan is not None, "no checkpoint was considered"
         self._plan.model.load_state_dict(self._state)
         if self._probe is not None:
-            self._probe.after(0, self.accuracy)  # a fitted head is read in the way it was best
+            # A fitted head is read in the way it was best; of equals the probe before training
+            # stays, also where a later checkpoint has the lower loss.
+            at = int(self.chosen.get("step", 0))
+            if self._probe.after(at, self.accuracy) != at:
+                self.chosen = {**self.chosen, "step": 0}
         return self._plan

@@ -171,3 +171,29 @@ def test_a_model_that_cannot_be_had_is_told_before_the_first_cell(root):
 def test_a_name_that_is_no_contender_says_so():
     with pytest.raises(ConfigError, match="is no contender"):
         find("unittest.case:FunctionTestCase", Budget())
+
+
+def test_a_contender_of_ones_own_needs_all_parts(root):
+    with pytest.raises(ConfigError, match="it has no seeded, unlabelled"):
+        find("tests.unit.benchmarks.test_harness:Half", Budget())
+
+
+class Half:
+    """A contender that does not say whether seeds make a difference."""
+
+    def __init__(self, name, budget):
+        self.name = name
+
+    def takes(self, task):
+        return True
+
+    def identity(self):
+        return ""
+
+    def learn(self, split, seed, say):
+        raise AssertionError
+
+
+def test_nobody_is_told(root):
+    with pytest.raises(ConfigError, match="name contenders"):
+        bench_fewclue(options(root, contenders=("",)))

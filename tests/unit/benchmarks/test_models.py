@@ -1,7 +1,9 @@
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from easynlp.benchmarks import contenders, encodings, fewclue, released, settings
 from easynlp.benchmarks.contender import Budget
@@ -12,6 +14,7 @@ from easynlp.benchmarks.models import bench_models, models_table, probe_table
 from easynlp.benchmarks.scores import FOUR, differences, summarize
 from easynlp.benchmarks.settings import ModelsOptions
 from easynlp.errors import ConfigError, DataError
+from easynlp.training.head import Probe
 
 GOOD = ["房间很干净，下次还来", "早餐丰富，位置方便", "老板热情，性价比高", "景色优美，孩子很喜欢"]
 BAD = ["服务态度太差了，再也不来", "隔音不好，一夜没睡", "空调坏了也没人管", "又贵又脏，不推荐"]
@@ -221,6 +224,21 @@ def test_best_prefers_accuracy_then_loss():
     for step, (accuracy, loss) in enumerate([(0.5, 1.0), (0.7, 0.9), (0.7, 0.8), (0.7, 0.85)]):
         best.consider(FakePlan(), {"accuracy": accuracy, "loss": loss}, {"step": step})
     assert best.chosen == {"step": 2}
+
+
+def test_what_is_reported_as_chosen_is_what_answers():
+    model = torch.nn.Linear(1, 1)
+    task = SimpleNamespace(metric="accuracy")
+    plan = SimpleNamespace(model=model, task=task, vectors_only=False, answers=None)
+    probe = Probe("first", 0.01, plan, None, lambda: {"accuracy": 0.8})
+    best = Best()
+    for step, loss in ((0, 0.9), (5, 0.1)):  # as right on dev and surer: the probe stays
+        torch.nn.init.constant_(model.weight, step)
+        if not step:
+            probe._first = 0.8, {k: v.clone() for k, v in model.state_dict().items()}
+        best.consider(plan, {"accuracy": 0.8, "loss": loss}, {"lr": 1e-3, "step": step}, probe)
+    assert best.restore().model.weight.item() == 0
+    assert best.chosen == {"lr": 1e-3, "step": 0}
 
 
 def test_find_split_says_what_is_missing(root):
