@@ -42,6 +42,7 @@ from easynlp.errors import ConfigError
 from easynlp.methods import METHODS, find_method
 from easynlp.tasks import TASKS, find_task
 from easynlp.tasks.base import Example, Prediction, Task
+from easynlp.text.label_words import read_option
 
 if TYPE_CHECKING:
     from easynlp.models.backbone import Backbone
@@ -146,10 +147,17 @@ class MethodTuned(FineTuned):
         )
 
     def identity(self) -> str:
-        """Return the budget, the methods, the weights and all prompts."""
+        """Return the budget, the methods, the weights, all prompts and files named in options."""
         words = repr({task: list(known.values()) for task, known in prompts().items()})
         said = hashlib.sha256(words.encode()).hexdigest()[:16] if self._wants() else ""
-        return f"{super().identity()} {self.task_name} {self.prompt_name} {self.placebo} {said}"
+        own = f"{super().identity()} {self.task_name} {self.prompt_name} {self.placebo} {said}"
+        return f"{own}{self._files()}"
+
+    def _files(self) -> str:
+        """Return the text of the files that options name (``pattern=@FILE``); empty without."""
+        given = (v for spec in self.methods for v in parse_method(spec, find_method)[1].values())
+        files = (each for each in given if isinstance(each, str) and each.startswith("@"))
+        return "".join(f" {read_option(each, self.name)}" for each in files)
 
     def learn(self, split: Split, seed: int, say: Callable[[str], None]) -> Learned:
         """Learn like fine-tuning; also report the prompt."""

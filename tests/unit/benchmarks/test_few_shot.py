@@ -182,6 +182,18 @@ def test_identity_changes_with_a_pattern(table, tiny_folder, monkeypatch):
     assert contender.identity() != before
 
 
+def test_identity_changes_with_what_stands_in_a_file_of_an_option(tiny_folder, tmp_path):
+    file = tmp_path / "pattern.txt"
+    contender = contenders.find(
+        f"method:pet:pattern=@{file}:loss=restricted@{tiny_folder}", Budget()
+    )
+    found = set()
+    for pattern in ("{text}。很[MASK]。", "很[MASK]。{text}"):
+        file.write_text(pattern, "utf-8")
+        found.add(contender.identity())
+    assert len(found) == 2
+
+
 @pytest.mark.parametrize("name", ["setfit", "cp_tuning", "pet", "p_tuning", "efl"])
 def test_every_few_shot_method_learns_and_answers(tiny_folder, shared, name):
     split = find_split(shared / "data" / "bench", "eprstmt", "0")
