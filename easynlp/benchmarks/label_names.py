@@ -64,7 +64,8 @@ class Names:
         if not self.names:
             return ""
         words = repr({task: list(known.values()) for task, known in prompts().items()})
-        return f"{self.names} {self.placebo} {hashlib.sha256(words.encode()).hexdigest()[:16]}"
+        dealt = f"{self.placebo} in a cycle" if self.placebo else ""
+        return f"{self.names} {dealt} {hashlib.sha256(words.encode()).hexdigest()[:16]}"
 
 
 NO_NAMES = Names()

@@ -19,7 +19,7 @@ import numpy as np
 from easynlp.metrics import log_softmax
 from easynlp.training.regression import regress
 
-__all__ = ["WEIGHTS", "lean"]
+__all__ = ["WEIGHTS", "dealt_out", "lean"]
 
 WEIGHTS = (0.0, 0.15, 0.3, 0.5, 0.75, 1.0, 1.5)
 """Of the names' logits, in units of the spread of the rows' logits."""
@@ -59,7 +59,7 @@ def lean(
         ((5, 8), True)
     """
     if shuffle is not None:
-        names = names[np.random.default_rng(shuffle).permutation(labels)]
+        names = names[dealt_out(labels, shuffle)]
     prior = names - names.mean(0)
     prior = prior / np.maximum(np.linalg.norm(prior, axis=1, keepdims=True), 1e-12)
     parts = [
@@ -87,6 +87,19 @@ def lean(
         (sharpness * (b + weight * d)).astype(np.float32),
         weight,
     )
+
+
+def dealt_out(labels: int, seed: int) -> np.ndarray:
+    """Return whose name each label gets in the placebo, shape (labels,): never its own.
+
+    Example:
+        >>> dealt_out(2, 0).tolist()
+        [1, 0]
+    """
+    order = np.random.default_rng(seed).permutation(labels)
+    found = np.empty(labels, np.int64)
+    found[order] = np.roll(order, 1)  # one cycle through all
+    return found
 
 
 def _head(

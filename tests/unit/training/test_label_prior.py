@@ -16,7 +16,7 @@ from easynlp.run import label_names
 from easynlp.tasks import find_task
 from easynlp.training import label_prior, regression
 from easynlp.training.head import LabelNames, fit_head, last_layer
-from easynlp.training.label_prior import lean
+from easynlp.training.label_prior import dealt_out, lean
 from easynlp.training.regression import regress
 from tests.conftest import REVIEWS
 
@@ -141,3 +141,11 @@ def test_a_run_leans_and_answers_without_the_names(tmp_path, tiny_folder, review
         model=str(tiny_folder), label_names="好评=好,满意;差评=差,失望",
     )  # fmt: skip
     assert run.predict(["房间干净"])[0]["label"] in ("好评", "差评")
+
+
+def test_in_the_placebo_no_label_keeps_its_name():
+    for labels in (2, 3, 15, 119):
+        for seed in range(20):
+            found = dealt_out(labels, seed)
+            assert sorted(found) == list(range(labels))
+            assert not (found == np.arange(labels)).any()
