@@ -71,15 +71,15 @@ class Vote:
         self.seats: list[list[Contender]] = [
             [contender_of(each, budget, model) for each in way.split("|")] for way in ways
         ]
-        every = [each for seat in self.seats for each in seat]
-        self.seeded = any(each.seeded for each in every)
-        self.unlabelled = bool(self.align) or any(each.unlabelled for each in every)
+        self.members = [each for seat in self.seats for each in seat]
+        self.seeded = any(each.seeded for each in self.members)
+        self.unlabelled = bool(self.align) or any(each.unlabelled for each in self.members)
 
     def takes(self, task: str) -> bool:
         """Return whether rows are told apart by labels, and all members take the task."""
-        return not FEWCLUE[task].is_choice and len(self.members(task)) == len(self.seats)
+        return not FEWCLUE[task].is_choice and len(self.seated(task)) == len(self.seats)
 
-    def members(self, task: str) -> list[Contender]:
+    def seated(self, task: str) -> list[Contender]:
         """Return who takes part in a task: of each seat the first that takes it."""
         able = ([each for each in seat if each.takes(task)] for seat in self.seats)
         return [each[0] for each in able if each]
@@ -95,7 +95,7 @@ class Vote:
         train, dev = (read_split_file(path, split.task) for path in (split.train, split.dev))
         names = sorted({str(each["label"]) for each in train})
         gold = np.array([names.index(str(each["label"])) for each in dev])
-        members = self.members(split.task)
+        members = self.seated(split.task)
         learned = [each.learn(for_contender(each, split, ()), seed, say) for each in members]
         equal = self.align and not 0 < self.weigh_from <= len(dev)
         texts = draw(split, self.align) if equal else []

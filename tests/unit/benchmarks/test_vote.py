@@ -12,6 +12,7 @@ from easynlp.benchmarks.contender import Budget
 from easynlp.benchmarks.contenders import find
 from easynlp.benchmarks.fewclue import Split
 from easynlp.benchmarks.label_names import Names
+from easynlp.benchmarks.lineage import models_of
 from easynlp.benchmarks.prompts import prompts
 from easynlp.errors import ConfigError
 from easynlp.fewshot.committee import pool, pool_weights
@@ -90,10 +91,12 @@ def test_of_a_seat_the_first_that_is_made_for_the_task_takes_part(tmp_path):
     pytest.importorskip("sklearn")
     found = find("vote:members=tfidf-cnb+nb-em|tfidf-svm", BUDGET)
     assert isinstance(found, vote.Vote)
-    assert [each.name for each in found.members("eprstmt")] == ["tfidf-cnb", "nb-em"]
-    assert [each.name for each in found.members("csldcp")] == ["tfidf-cnb", "tfidf-svm"]
+    assert [each.name for each in found.seated("eprstmt")] == ["tfidf-cnb", "nb-em"]
+    assert [each.name for each in found.seated("csldcp")] == ["tfidf-cnb", "tfidf-svm"]
     assert found.takes("csldcp")
     assert not find("vote:members=tfidf-cnb+nb-em", BUDGET).takes("csldcp")
+    model = "probe@runs/x"  # whom a member began with is looked at, whoever takes part
+    assert models_of(find(f"vote:members=tfidf-cnb+nb-em|{model}", BUDGET)) == ["runs/x"]
     learned = found.learn(made_up(tmp_path, pool=("干净", "很差")), 1, str)
     assert [each["member"] for each in learned.chosen["members"]] == ["tfidf-cnb", "nb-em"]
     other = find("vote:members=tfidf-cnb+tfidf-svm", BUDGET)
