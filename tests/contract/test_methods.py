@@ -119,7 +119,9 @@ def check_accumulation(backbone, sample, methods):
     sizes = {"steps": 4, "lr": 1e-3}
     _, whole, events = train(backbone, sample, methods, **sizes)
     _, parts, again = train(backbone, sample, methods, accumulate=3, **sizes)
+    # cap begins where its gradient is nothing but rounding, and Adam divides by its size.
+    near = 1e-4 if methods == ["cap"] else 1e-5
     for name, weights in whole.items():
-        torch.testing.assert_close(parts[name], weights, rtol=0, atol=1e-5)
+        torch.testing.assert_close(parts[name], weights, rtol=0, atol=near)
     for one, other in zip(events, again, strict=True):
         assert other.losses == pytest.approx(one.losses, rel=1e-4, abs=1e-6)

@@ -51,6 +51,7 @@ def corpus(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_both_sides_train_in_turns(tiny_folder, corpus, tmp_path, monkeypatch) -> None:
     pytest.importorskip("accelerate")
     monkeypatch.setattr(pretrain, "Worker", InProcess)

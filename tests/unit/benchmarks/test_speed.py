@@ -44,6 +44,7 @@ def export_once(run, *, output, **options):
         real_export(run, output=output, **options)
 
 
+@pytest.mark.slow
 def test_bench_speed_compares_both_sides(tiny_folder, reviews_file, tmp_path, monkeypatch):
     pytest.importorskip("accelerate")
     monkeypatch.setattr(speed, "Worker", InProcess)

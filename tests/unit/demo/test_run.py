@@ -7,6 +7,7 @@ from easynlp.demo.settings import DemoOptions
 from easynlp.errors import ConfigError
 
 
+@pytest.mark.slow  # the road itself is walked in tests/unit/landing
 def test_run_demo_end_to_end(tiny_folder, tmp_path, monkeypatch):
     pytest.importorskip("sklearn")
     # The figures of the machine are not the matter here, nor is a good model.

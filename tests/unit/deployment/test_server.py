@@ -146,5 +146,5 @@ def test_a_port_in_use_is_an_error(run, server):
 
 
 def test_options_must_fit_each_other():
-    with pytest.raises(ConfigError, match="max_queue"):
+    with pytest.raises(ConfigError, match="--max-queue 11 or more"):
         ServeOptions(run="x", max_queue=10, max_texts=11)

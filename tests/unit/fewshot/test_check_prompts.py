@@ -52,6 +52,7 @@ def test_patterns_are_compared_untrained_and_trained(rows, tiny_folder):
     assert again["patterns"][0]["zero_shot"] == first["zero_shot"]
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_table_or_json(rows, capsys):
     given = ["prompt", "check", "--dev", rows, "--words", WORDS, "--pattern", PATTERNS[0]]
     assert main(given) == 0

@@ -153,7 +153,7 @@ def test_a_run_resumes_to_the_same_weights(go, tmp_path, stopped):
     ("pooling", "int8"),
     [
         ("first", True),
-        ("mean", False),
+        pytest.param("mean", False, marks=pytest.mark.slow),
         pytest.param("first", False, marks=pytest.mark.slow),
         pytest.param("mean", True, marks=pytest.mark.slow),
     ],

@@ -87,7 +87,9 @@ def test_while_training_the_vectors_come_from_the_encoder(tiny_backbone):
     assert all(p.grad is not None for p in plan.model.encoder.parameters())
 
 
-@pytest.mark.parametrize("kind", ["lstm", "mlp", "none"])
+@pytest.mark.parametrize(
+    "kind", ["lstm", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("mlp", "none"))]
+)
 def test_a_frozen_model_stays_as_it_is_and_the_prompt_learns(kind):
     pattern = "[PRO]*4{text}，总之很[MASK]。"
     plan = plan_of(Backbone.load("tiny-zh"), pattern=pattern, encoder=kind, freeze=True)

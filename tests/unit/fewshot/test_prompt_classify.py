@@ -172,7 +172,8 @@ def files(tmp_path):
 
 @pytest.mark.parametrize(
     "options",
-    [{"words": WORDS}, {"words": MIXED, "scoring": "candidates"},
+    [pytest.param({"words": WORDS}, marks=pytest.mark.slow),
+     pytest.param({"words": MIXED, "scoring": "candidates"}, marks=pytest.mark.slow),
      {"pattern": "[PRO]*2{text}<pseudo>[MASK]", "words": "好评=好,干净;差评=差,脏",
       "scoring": "sets", "loss": "vocabulary", "epochs": 100}],
 )  # fmt: skip

@@ -183,7 +183,9 @@ def test_trains_saves_exports_and_serves(name, tiny_folder, reviews_file, tmp_pa
         assert [p["label"] for p in served.predict([*texts, ""])[:8]] == wanted
 
 
-@pytest.mark.parametrize("name", TAGGERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "bilstm")) for name in TAGGERS]
+)
 def test_finds_entities(name, tiny_folder, tmp_path):
     rows = [
         {"text": f"{before}张三在北京", "entities": [
@@ -245,7 +247,10 @@ def test_a_run_is_a_model_to_go_on_from_and_pooling_may_be_the_mean(
     assert again.meta["scores"]["dev"]["accuracy"] >= 0.9  # a probe of 24 rows
 
 
-@each_slowly
+@pytest.mark.parametrize("name", [
+    pytest.param(kind, id=name, marks=[pytest.mark.slow] * (name != "hashed_ngram"))
+    for name, kind in KINDS.items()
+])  # fmt: skip
 def test_int8_rows_and_weights_alone_load(name, tiny_folder, reviews_file, tmp_path):
     run = tmp_path / "run"
     pipeline = fit(named(name, tiny_folder), reviews_file, run)

@@ -60,7 +60,10 @@ def outputs(model, ids):
         return model.eval()(input_ids=ids, **extra).logits
 
 
-@pytest.mark.parametrize("options", CASES.values(), ids=list(CASES))
+@pytest.mark.parametrize("options", [
+    pytest.param(options, id=name, marks=[pytest.mark.slow] * (" " in name))  # variants are slow
+    for name, options in CASES.items()
+])  # fmt: skip
 def test_trains_resumes_exactly_and_leaves_what_stock_transformers_loads(
     go, tmp_path, monkeypatch, options
 ) -> None:

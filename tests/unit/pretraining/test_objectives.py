@@ -330,7 +330,7 @@ def test_the_other_row_is_of_another_document(tokenizer, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("objective", "methods", "bound"),
     [("mlm", (), 0.25), ("causal", (), 0.25), ("t5", (), 0.4), ("electra", ("electra",), 0.25),
-     ("mlm", ("sop",), 0.5), ("mlm", ("nsp",), 0.5)],
+     ("mlm", ("sop",), 0.5), pytest.param("mlm", ("nsp",), 0.5, marks=pytest.mark.slow)],
 )  # fmt: skip
 def test_learns_a_circle_of_letters(tokenizer, objective, methods, bound) -> None:
     plan = make(tokenizer, objective, methods)

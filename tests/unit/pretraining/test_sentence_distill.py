@@ -87,7 +87,10 @@ def test_embeddings_start_where_the_teacher_sees_the_tokens(tiny_backbone, teach
     assert table.std() == pytest.approx(0.02, rel=0.3)
 
 
-@pytest.mark.parametrize(("architecture", "start"), [("bert", "teacher"), ("ngram_bert", "bag")])
+@pytest.mark.parametrize(
+    ("architecture", "start"),
+    [pytest.param("bert", "teacher", marks=pytest.mark.slow), ("ngram_bert", "bag")],
+)
 def test_the_pooled_vector_learns_what_the_teacher_says(tiny_folder, tmp_path, architecture, start):
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("\n\n".join(TEXTS * 10), encoding="utf-8")

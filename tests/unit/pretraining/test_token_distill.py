@@ -102,6 +102,7 @@ def test_passes_of_other_methods_leave_the_students_states_alone(tiny_backbone, 
     assert term.compute(run.again()).item() != alone.item()  # dropout makes passes differ
 
 
+@pytest.mark.slow
 def test_a_teacher_with_another_tokenizer_teaches(tmp_path, shared):
     folder = SHARED / "models" / "e5-small-zh"
     if not folder.is_dir():
