@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import pickle
 
@@ -7,7 +8,15 @@ import numpy as np
 import pytest
 
 from easynlp.errors import ConfigError, DataError, ModelError
-from easynlp.pipeline import BATCH_TOKENS, WINDOW, Pipeline, make_meta, read_meta, save_meta
+from easynlp.pipeline import (
+    BATCH_TOKENS,
+    WINDOW,
+    Pipeline,
+    _portions,
+    make_meta,
+    read_meta,
+    save_meta,
+)
 from tests.unit.deployment import tiny
 
 
@@ -257,3 +266,29 @@ def test_an_export_of_other_weights_is_refused(run, tmp_path):
     with pytest.raises(ModelError, match="exported from other weights"):
         Pipeline.load(folder)
     assert Pipeline.load(folder, backend="torch").predict(["房间很好"])[0]["label"] == "好评"
+
+
+def test_rows_of_unlike_lengths_are_not_padded_to_each_other() -> None:
+    def cut(lengths, cost):
+        batch = sorted(range(len(lengths)), key=lengths.__getitem__)
+        return [[lengths[i] for i in part] for part in _portions(batch, lengths, cost)]
+
+    assert cut([9, 90, 10], 24) == [[9, 10], [90]]
+    assert cut([9, 90, 10], 0) == [[9, 10, 90]]  # hardware that wants whole batches
+    assert cut([9, 12, 10], 24) == [[9, 10, 12]]  # padding is cheaper than a call
+    assert cut([128] * 9, 24) == [[128], [128] * 4, [128] * 4]
+    assert cut([2000, 2000], 24) == [[2000], [2000]]
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        lengths = rng.integers(1, 40, 6).tolist()
+        batch = sorted(range(6), key=lengths.__getitem__)
+        rows = [lengths[i] for i in batch]
+        every = []
+        for cuts in itertools.product((0, 1), repeat=5):
+            ends = [i + 1 for i, cut_here in enumerate(cuts) if cut_here] + [6]
+            starts = [0, *ends[:-1]]
+            every.append(sum(24 + (b - a) * rows[b - 1] for a, b in zip(starts, ends, strict=True)))
+        found = cut(lengths, 24)
+        assert [x for part in found for x in part] == rows
+        if len(found) > 1:
+            assert sum(24 + len(part) * part[-1] for part in found) == min(every)
