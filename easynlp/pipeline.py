@@ -20,7 +20,7 @@ import numpy as np
 from easynlp.calibration import Calibration, least_score, withhold
 from easynlp.errors import ConfigError, DataError, ModelError
 from easynlp.meta import META, fingerprint, make_meta, read_meta, save_meta
-from easynlp.models.runtime import Model, OnnxModel, TorchModel
+from easynlp.models.runtime import Model, OnnxModel, TorchModel, portions
 from easynlp.tasks import find_task
 from easynlp.tasks.base import Batch, Example, Features, OneLabel, Prediction, Task
 from easynlp.text.tokenizer import Tokenizer
@@ -44,8 +44,6 @@ WINDOW = 32
 BATCH_TOKENS = 16_384
 """Most tokens of a batch, padding included, so that memory does not grow with `batch_size`."""
 
-CALL_TOKENS = 512
-"""Most tokens of a call, padding included, where a call's cost is known (`Model.call_cost`)."""
 
 Backend = Literal["auto", "int8", "onnx", "torch"]
 Item = str | tuple[str, str] | Example
@@ -302,41 +300,11 @@ class Pipeline:
         for i in sorted(range(len(features)), key=lengths.__getitem__):
             full = len(batch) == batch_size or (len(batch) + 1) * lengths[i] > BATCH_TOKENS
             if batch and full:
-                yield from _portions(batch, lengths, cost)
+                yield from portions(batch, lengths, cost)
                 batch = []
             batch.append(i)
         if batch:
-            yield from _portions(batch, lengths, cost)
-
-
-def _portions(batch: list[int], lengths: Sequence[int], cost: int) -> Iterator[list[int]]:
-    """Yield a batch's rows, the shortest first, in portions that take the least time together.
-
-    A call takes `cost` tokens' time and that of its tokens, padding included; on a processor core
-    more than `CALL_TOKENS` at a time are not faster.
-
-    Args:
-        batch: Row numbers, sorted by length.
-        lengths: Tokens of all rows.
-        cost: 0: the batch stays whole.
-    """
-    widths = [lengths[i] for i in batch]
-    padded = len(batch) * widths[-1]
-    if not cost or (padded <= CALL_TOKENS and padded - sum(widths) <= cost):
-        yield batch
-        return
-    best, begins = [0], [0]
-    for stop, width in enumerate(widths, 1):
-        first = max(0, stop - max(1, CALL_TOKENS // max(1, width)))
-        total, begin = min((best[i] + cost + (stop - i) * width, i) for i in range(first, stop))
-        best.append(total)
-        begins.append(begin)
-    portions: list[list[int]] = []
-    stop = len(batch)
-    while stop:
-        portions.append(batch[begins[stop] : stop])
-        stop = begins[stop]
-    yield from reversed(portions)
+            yield from portions(batch, lengths, cost)
 
 
 def _find_exported(folder: Path, backend: Backend) -> Path | None:

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from easynlp.errors import ConfigError, DataError, ModelError
+from easynlp.models.runtime import portions
 from easynlp.pipeline import (
     BATCH_TOKENS,
     WINDOW,
     Pipeline,
-    _portions,
     make_meta,
     read_meta,
     save_meta,
@@ -271,7 +271,7 @@ def test_an_export_of_other_weights_is_refused(run, tmp_path):
 def test_rows_of_unlike_lengths_are_not_padded_to_each_other() -> None:
     def cut(lengths, cost):
         batch = sorted(range(len(lengths)), key=lengths.__getitem__)
-        return [[lengths[i] for i in part] for part in _portions(batch, lengths, cost)]
+        return [[lengths[i] for i in part] for part in portions(batch, lengths, cost)]
 
     assert cut([9, 90, 10], 24) == [[9, 10], [90]]
     assert cut([9, 90, 10], 0) == [[9, 10, 90]]  # hardware that wants whole batches

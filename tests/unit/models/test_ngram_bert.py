@@ -106,6 +106,7 @@ def test_bags_start_at_the_given_gain_without_a_checkpoint(config) -> None:
     assert found.token_codes.tolist() == [0] * 5 + list(range(5, 60))
 
 
+@pytest.mark.slow
 def test_loads_without_easynlp_from_the_code_saved_beside_it(config, tmp_path: Path) -> None:
     model = AutoModelForMaskedLM.from_config(config).eval()
     model.save_pretrained(tmp_path / "m")

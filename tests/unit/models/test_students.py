@@ -31,7 +31,7 @@ KINDS = {**SMALL, "bilstm, last": "bilstm:width=16,units=8,pooling=last"}
 TAGGERS = ("text_cnn", "bilstm")
 
 every = pytest.mark.parametrize("name", KINDS.values(), ids=list(KINDS))
-quick = ("bilstm", "hashed_ngram")
+quick = ("hashed_ngram",)
 """Kinds that go all the way in every test run; the others do in slow ones."""
 each_slowly = pytest.mark.parametrize("name", [
     pytest.param(kind, id=name, marks=() if name in quick else pytest.mark.slow)
