@@ -12,7 +12,7 @@ from typing import Any
 
 from easynlp.errors import RunError
 
-__all__ = ["write_folder", "write_json", "write_text"]
+__all__ = ["read_json", "write_folder", "write_json", "write_text"]
 
 
 def write_text(path: Path, text: str) -> None:
@@ -36,6 +36,15 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON as `write_text` writes text."""
     write_text(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return what a JSON file holds; nothing if it is absent, damaged or no object."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:

@@ -295,7 +295,7 @@ class Pipeline:
             yield from ([i] for i in range(len(features)))
             return
         lengths = [len(item["input_ids"]) for item in features]
-        cost = getattr(self.model, "call_cost", 0)
+        cost = self.model.call_cost
         batch: list[int] = []
         for i in sorted(range(len(features)), key=lengths.__getitem__):
             full = len(batch) == batch_size or (len(batch) + 1) * lengths[i] > BATCH_TOKENS

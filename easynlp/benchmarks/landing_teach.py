@@ -18,7 +18,7 @@ import numpy as np
 from easynlp.benchmarks.bootstrap import Scored, difference_draws, interval_of
 from easynlp.benchmarks.landing_data import Rows
 from easynlp.benchmarks.landing_settings import LandingBenchOptions
-from easynlp.benchmarks.task_floors import majority, self_trained, tfidf_svm
+from easynlp.benchmarks.task_floors import majority, right, right_of_floor, self_trained, tfidf_svm
 from easynlp.config import TrainConfig
 from easynlp.distillation.run import distill
 from easynlp.distillation.settings import DistillConfig, DistillOptions
@@ -28,7 +28,6 @@ from easynlp.fewshot.settings import FewShotConfig
 from easynlp.metrics import share_interval
 from easynlp.pipeline import META, Pipeline
 from easynlp.tasks.base import Example
-from easynlp.tasks.labels import label_of
 from easynlp.tasks.text_classify import ClassifyConfig
 
 __all__ = ["ARMS", "Arm", "School", "accuracy", "floors", "gain", "right_of"]
@@ -142,7 +141,7 @@ def right_of(run: Path, test: Sequence[Example], backend: Any = "torch") -> np.n
     """Return which test rows a run answers rightly, (rows,) of 0 and 1."""
     pipeline = Pipeline.load(run, backend=backend)
     said = [each["label"] for each in pipeline.predict([{"text": e["text"]} for e in test])]
-    return _right(said, test)
+    return right(said, test)
 
 
 def floors(rows: Rows, seed: int) -> dict[str, np.ndarray]:
@@ -152,9 +151,7 @@ def floors(rows: Rows, seed: int) -> dict[str, np.ndarray]:
                        ("self-trained tfidf", self_trained)):  # fmt: skip
         if make is self_trained and not rows.pool:
             continue
-        floor = make()
-        floor.fit(rows.train, rows.pool, seed)
-        found[name] = _right([each["label"] for each in floor.predict(rows.test)], rows.test)
+        found[name] = right_of_floor(make(), rows.train, rows.pool, rows.test, seed)
     return found
 
 
@@ -180,11 +177,6 @@ def gain(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
     draws = difference_draws(mine, other, range(len(ours)), draws=2000)
     found = interval_of(float(ours.mean() - theirs.mean()), draws)
     return {"points": 100 * found.mean, "low": 100 * found.low, "high": 100 * found.high}
-
-
-def _right(said: Sequence[Any], test: Sequence[Example]) -> np.ndarray:
-    gold = [label_of(each["label"]) for each in test]
-    return np.array([a == b for a, b in zip(said, gold, strict=True)], np.float64)
 
 
 def _plain(name: str) -> str:

@@ -8,16 +8,15 @@ back. A published checkpoint without such a record is believed.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from easynlp.benchmarks.encodings import plain_texts
+from easynlp.atomic import read_json
 from easynlp.benchmarks.fewclue import Split, read_split_file
-from easynlp.benchmarks.released import digest, files_of
-from easynlp.data.near import LEAST, NearIndex
+from easynlp.benchmarks.released import digest, files_of, near_rows
+from easynlp.data.near import LEAST
 from easynlp.data.readers import read_rows
 from easynlp.errors import DataError
 
@@ -59,13 +58,13 @@ def _runs(folder: Path) -> Iterator[Path]:
     while folder.is_dir() and folder.resolve() not in seen:
         seen.add(folder.resolve())
         yield folder
-        meta = _read(folder / "easynlp.json")
+        meta = read_json(folder / "easynlp.json")
         folder = Path(str(meta.get("base_model") or folder))
 
 
 @lru_cache(maxsize=256)
 def _check(folder: Path, task: str, test: Path) -> None:
-    for name, file in _read(folder / "data.json").items():
+    for name, file in read_json(folder / "data.json").items():
         if name == SCORED or not isinstance(file, dict):
             continue
         path = Path(str(file.get("path", "")))
@@ -82,15 +81,7 @@ def _near(path: Path, task: str, test: Path) -> int:
     for row in read_rows(str(path)):
         strings = [value for value in row.values.values() if isinstance(value, str)]
         texts += [*strings, "\n".join(strings[:2])]
-    return len(NearIndex(plain_texts(read_split_file(test, task))).rows_near(texts))
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    return len(near_rows(texts, read_split_file(test, task)))
 
 
 def _refusal(folder: Path, what: str) -> DataError:

@@ -11,7 +11,7 @@ import struct
 from importlib import metadata
 from pathlib import Path
 
-__all__ = ["folder_size", "machine", "parameters"]
+__all__ = ["folder_size", "machine", "parameters", "served_bytes"]
 
 PACKAGES = (
     "easynlp",
@@ -33,6 +33,11 @@ def folder_size(*paths: Path) -> int:
         files = path.rglob("*") if path.is_dir() else [path]
         total += sum(file.stat().st_size for file in files if file.is_file())
     return total
+
+
+def served_bytes(folder: Path) -> int:
+    """Return the bytes of what is served of a model folder: all but the report on its export."""
+    return folder_size(*(path for path in folder.iterdir() if path.name != "export.json"))
 
 
 def parameters(folder: Path) -> int:

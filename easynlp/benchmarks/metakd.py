@@ -26,7 +26,7 @@ from rich.table import Table
 from easynlp.atomic import write_json
 from easynlp.benchmarks.distill_settings import MetaKdOptions
 from easynlp.benchmarks.statistics import mean_interval
-from easynlp.benchmarks.task_floors import majority, tfidf_svm
+from easynlp.benchmarks.task_floors import majority, right_of_floor, tfidf_svm
 from easynlp.config import DataOptions, TrainConfig, to_yaml
 from easynlp.data.diagnose import example_hash
 from easynlp.dataset import read_all
@@ -200,12 +200,8 @@ class _Seed:
         for number, domain in enumerate(self.domains):
             self._write(str(number), domain.train, domain.dev)
             for name, make in FLOORS.items():
-                floor = make()
-                floor.fit(domain.train, (), self.seed)
-                given = [each["label"] for each in floor.predict(domain.test)]
-                right = [label_of(row["label"]) == said
-                         for row, said in zip(domain.test, given, strict=True)]  # fmt: skip
-                self.scores.add(name, domain.name, float(np.mean(right)))
+                right = right_of_floor(make(), domain.train, (), domain.test, self.seed)
+                self.scores.add(name, domain.name, float(right.mean()))
         train, dev = (
             [row for each in self.domains for row in getattr(each, part)]
             for part in ("train", "dev")

@@ -28,7 +28,7 @@ from easynlp.atomic import write_json
 from easynlp.benchmarks.distill_settings import OnlineOptions
 from easynlp.benchmarks.machine import machine
 from easynlp.benchmarks.statistics import mean_interval
-from easynlp.benchmarks.task_floors import majority, tfidf_svm
+from easynlp.benchmarks.task_floors import majority, right_of_floor, tfidf_svm
 from easynlp.config import DataOptions, TrainConfig, to_yaml
 from easynlp.data.diagnose import example_hash
 from easynlp.dataset import read_all
@@ -36,9 +36,7 @@ from easynlp.distillation.cohort import train_cohort
 from easynlp.distillation.settings import CohortOptions
 from easynlp.errors import DataError
 from easynlp.fewshot.phases import train_once, write_rows
-from easynlp.pipeline import Pipeline
 from easynlp.tasks.base import Example
-from easynlp.tasks.labels import label_of
 from easynlp.tasks.text_classify import ClassifyConfig, TextClassify
 from easynlp.training.folder import check_folder, claim_folder
 
@@ -132,11 +130,8 @@ def _seed(
         if not (home / f"{name}.jsonl").is_file():
             write_rows(home / f"{name}.jsonl", rows)
     for name, make in FLOORS.items():
-        floor = make()
-        floor.fit(parts["train"], (), seed)
-        said = [each["label"] for each in floor.predict(test)]
-        right = [label_of(row["label"]) == one for row, one in zip(test, said, strict=True)]
-        found.add(name, "", float(np.mean(right)))
+        right = right_of_floor(make(), parts["train"], (), test, seed)
+        found.add(name, "", float(right.mean()))
     plain = TrainConfig(
         task="text_classify", model=options.teacher, train=str(home / "train.jsonl"),
         dev=str(home / "dev.jsonl"), output=str(home / TEACHER), steps=options.steps,
@@ -157,11 +152,7 @@ def _seed(
                          resume=(output / "online.yaml").is_file())  # fmt: skip
         for name, run in train_cohort(config, replace(usual, **changes), task).items():
             if name != TEACHER or arm == METHOD:
-                found.add(arm, name, _accuracy(run, test))
-
-
-def _accuracy(run: Pipeline, test: list[Example]) -> float:
-    return run.evaluate(test)["accuracy"]
+                found.add(arm, name, run.evaluate(test)["accuracy"])
 
 
 def _read(options: OnlineOptions) -> tuple[list[Example], list[Example]]:

@@ -97,7 +97,8 @@ class LinearProbe:
         given = typed(parsed.options, ProbeOptions, name) if with_options else {}
         self.options = ProbeOptions(**given)
         # Random weights are drawn by the seed, and so is what a placebo deals out.
-        self.seeded = self._model.startswith("random:") or bool(self.options.placebo)
+        self._random = self._model.startswith("random:")
+        self.seeded = self._random or bool(self.options.placebo)
         self.unlabelled = bool(self.options.pool)
 
     def takes(self, task: str) -> bool:
@@ -146,8 +147,7 @@ class LinearProbe:
         return Learned(predict, on_dev[best], chosen, variants, encoder.parameters + head)
 
     def _encoder(self, seed: int) -> Encoder:
-        drawn = self._model.startswith("random:")
-        return _encoder_of(self._model, self.budget.max_length, seed if drawn else 0)
+        return _encoder_of(self._model, self.budget.max_length, seed if self._random else 0)
 
 
 @lru_cache(maxsize=4)

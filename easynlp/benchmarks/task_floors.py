@@ -21,11 +21,32 @@ from easynlp.benchmarks.floors import LinearFloor, MajorityFloor, text_vectorize
 from easynlp.errors import MissingExtra
 from easynlp.fewshot.baselines import NaiveBayesEM, SelfTrainedLinear
 from easynlp.tasks.base import Example, Prediction
+from easynlp.tasks.labels import label_of
 
-__all__ = ["Chance", "ExampleFloor", "KeywordRule", "Regression", "TextFloor", "chance",
-           "complement_nb", "hypothesis_only", "keyword_features", "keyword_regression",
-           "keyword_rule", "lsa", "majority", "nb_em", "overlap", "overlap_regression",
-           "position_features", "position_regression", "self_trained", "tfidf_svm"]  # fmt: skip
+__all__ = [
+    "Chance",
+    "ExampleFloor",
+    "KeywordRule",
+    "Regression",
+    "TextFloor",
+    "chance",
+    "complement_nb",
+    "hypothesis_only",
+    "keyword_features",
+    "keyword_regression",
+    "keyword_rule",
+    "lsa",
+    "majority",
+    "nb_em",
+    "overlap",
+    "overlap_regression",
+    "position_features",
+    "position_regression",
+    "right",
+    "right_of_floor",
+    "self_trained",
+    "tfidf_svm",
+]  # fmt: skip
 
 PAUSES, STOPS = "，。；：！？、,.;:!?", "。！？!?"
 
@@ -273,6 +294,26 @@ def position_features(example: Example) -> list[float]:
         math.log1p(abs(other - at)), float(at < other), sum(c in PAUSES for c in between),
         sum(c in STOPS for c in between), passage.count(noun), len(noun),
     ]  # fmt: skip
+
+
+def right_of_floor(
+    floor: ExampleFloor, train: Sequence[Example], unlabelled: Sequence[Example],
+    test: Sequence[Example], seed: int,
+) -> np.ndarray:  # fmt: skip
+    """Return which test rows a floor answers rightly once it has learned, (rows,) of 0 and 1."""
+    floor.fit(train, unlabelled, seed)
+    return right([each["label"] for each in floor.predict(test)], test)
+
+
+def right(said: Sequence[str], test: Sequence[Example]) -> np.ndarray:
+    """Return which answers are the labels of their rows, (rows,) of 0 and 1.
+
+    Example:
+        >>> right(["1", "0"], [{"label": "1"}, {"label": "1"}]).tolist()
+        [1.0, 0.0]
+    """
+    gold = [label_of(each["label"]) for each in test]
+    return np.array([a == b for a, b in zip(said, gold, strict=True)], np.float64)
 
 
 def chance() -> ExampleFloor:

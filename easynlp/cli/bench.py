@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from easynlp.benchmarks.distill_settings import MetaKdOptions, OnlineOptions
 from easynlp.benchmarks.landing_settings import LandingBenchOptions
@@ -25,9 +26,8 @@ from easynlp.demo.settings import DemoOptions
 from easynlp.deployment.settings import LoadTestOptions
 from easynlp.errors import GateError
 
-__all__ = ["demo", "fewclue", "landing", "masked", "metakd", "models", "online",
-           "pretrain", "serve",
-           "speed", "tokenize"]  # fmt: skip
+__all__ = ["demo", "fewclue", "landing", "masked", "metakd", "models", "online", "pretrain",
+           "serve", "speed", "tokenize"]  # fmt: skip
 
 
 def demo(tokens: Sequence[str]) -> Command:
@@ -206,15 +206,20 @@ def _fewclue(options: FewclueOptions) -> None:
             say_table(fuzzy)
 
 
+def _show(report: Mapping[str, Any], as_json: bool, tables: Callable[[], Iterable[Any]]) -> None:
+    if as_json:
+        say_json(report)
+    else:
+        for table in tables():
+            say_table(table)
+
+
 def _masked(options: MaskedOptions) -> None:
     prepare_process(options.threads)
     from easynlp.benchmarks.masked import bench_masked, masked_table
 
     report = bench_masked(options)
-    if options.json:
-        say_json(report)
-    else:
-        say_table(masked_table(report))
+    _show(report, options.json, lambda: [masked_table(report)])
 
 
 def _metakd(options: MetaKdOptions) -> None:
@@ -222,10 +227,7 @@ def _metakd(options: MetaKdOptions) -> None:
     from easynlp.benchmarks.metakd import bench_metakd, metakd_table
 
     report = bench_metakd(options)
-    if options.json:
-        say_json(report)
-    else:
-        say_table(metakd_table(report))
+    _show(report, options.json, lambda: [metakd_table(report)])
 
 
 def _online(options: OnlineOptions) -> None:
@@ -233,10 +235,7 @@ def _online(options: OnlineOptions) -> None:
     from easynlp.benchmarks.online import bench_online, online_table
 
     report = bench_online(options)
-    if options.json:
-        say_json(report)
-    else:
-        say_table(online_table(report))
+    _show(report, options.json, lambda: [online_table(report)])
 
 
 def _landing(options: LandingBenchOptions) -> None:
@@ -247,11 +246,7 @@ def _landing(options: LandingBenchOptions) -> None:
     report = bench_landing(options, partial(_smaller, options))
     if options.write:
         write_landing_page(report, Path(options.write))
-    if options.json:
-        say_json(report)
-    else:
-        for table in landing_tables(report):
-            say_table(table)
+    _show(report, options.json, lambda: landing_tables(report))
 
 
 def _smaller(

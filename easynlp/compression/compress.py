@@ -20,7 +20,7 @@ import numpy as np
 import onnx
 
 from easynlp.atomic import write_folder, write_json, write_text
-from easynlp.benchmarks.machine import folder_size, machine, parameters
+from easynlp.benchmarks.machine import machine, parameters, served_bytes
 from easynlp.compression.build import build, build_rounded, first_cut, is_whole
 from easynlp.compression.candidates import (
     Candidate,
@@ -225,7 +225,7 @@ class _Shop:
         pool = [*texts_of(material.unlabeled)]
         found = Candidate(
             name, shape or Shape(1.0, material.layers, False), kind, score, low, high,
-            drop=round(100 * (base - score), 4), bytes=_served_bytes(folder),
+            drop=round(100 * (base - score), 4), bytes=served_bytes(folder),
             parameters=parameters(home), tokens=served.task.tokenizer.vocab_size,
             unknown=unknown_rate(served.task.tokenizer, [*texts_of(dev)]),
             unknown_unlabeled=unknown_rate(served.task.tokenizer, pool) if pool else None,
@@ -290,11 +290,6 @@ def _calibration_rows(material: Material, loaded: Pipeline) -> list[dict[str, np
         standard = {"attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
         batches.append({name: {**standard, **batch}[name] for name in loaded.model.inputs})
     return batches
-
-
-def _served_bytes(folder: Path) -> int:
-    """Return the bytes of what is served: all but the report on the export."""
-    return folder_size(*(path for path in folder.iterdir() if path.name != "export.json"))
 
 
 def _finish(

@@ -35,8 +35,7 @@ class DistillConfig(TrainConfig):
 
     def plain(self) -> TrainConfig:
         """Return the same options as those of a run of the student."""
-        given = {each.name: getattr(self, each.name) for each in fields(TrainConfig)}
-        return TrainConfig(**{**given, "model": self.student})
+        return _of_model(self, self.student)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +51,7 @@ class CohortConfig(TrainConfig):
 
     def plain(self) -> TrainConfig:
         """Return the same options as those of a run of the teacher."""
-        given = {each.name: getattr(self, each.name) for each in fields(TrainConfig)}
-        return TrainConfig(**{**given, "model": self.teacher})
+        return _of_model(self, self.teacher)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,3 +185,8 @@ class EndpointOptions:
                 "--max-cost needs prices, else nothing ever costs anything: type --price-in and "
                 "--price-out (of a million tokens), or cap with --max-requests or --max-tokens"
             )
+
+
+def _of_model(config: TrainConfig, model: str) -> TrainConfig:
+    given = {each.name: getattr(config, each.name) for each in fields(TrainConfig)}
+    return TrainConfig(**{**given, "model": model})

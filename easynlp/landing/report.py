@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from easynlp.benchmarks.machine import served_bytes
 from easynlp.calibration import BINS
 from easynlp.compression.settings import parse_size
 from easynlp.extras import versions
@@ -19,7 +20,7 @@ from easynlp.landing.learning import RUN, read_rows
 from easynlp.landing.measuring import FLOORS
 from easynlp.landing.parts import text_of
 from easynlp.landing.settings import LandOptions
-from easynlp.landing.shipping import ROW_OF, ROWS, served_bytes, served_folder
+from easynlp.landing.shipping import ROW_OF, ROWS, served_folder
 from easynlp.landing.stages import Road
 from easynlp.options import flag, option_fields
 

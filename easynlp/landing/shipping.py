@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from easynlp.atomic import write_json
-from easynlp.benchmarks.machine import folder_size, parameters
+from easynlp.benchmarks.machine import parameters, served_bytes
 from easynlp.compression.candidates import Candidate
 from easynlp.compression.compress import compress as compress_run
 from easynlp.compression.settings import CompressConfig, parse_size
@@ -22,7 +22,7 @@ from easynlp.landing.stages import Done, Outcome, Room
 from easynlp.pipeline import MODELS, Pipeline, fingerprint
 
 __all__ = ["CONTENDERS", "FINAL", "ROWS", "ROW_OF", "bare", "calibrate", "compress", "export",
-           "model_file", "parameters", "prune", "served_bytes", "served_folder"]  # fmt: skip
+           "model_file", "prune", "served_folder"]  # fmt: skip
 
 log = logging.getLogger("easynlp")
 ROWS = {
@@ -166,11 +166,6 @@ def calibrate(options: LandOptions, room: Room) -> Outcome:
         found = calibrate_model(folder, dev)
     (one,) = found.values()
     return Outcome(one.as_dict() | {"precision": options.abstain_precision, "refused": refused})
-
-
-def served_bytes(folder: Path) -> int:
-    """Return the bytes of all files of a model folder that are needed to serve it."""
-    return folder_size(*(path for path in folder.iterdir() if path.name != "export.json"))
 
 
 def served_folder(done: Mapping[str, Done]) -> Path:

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from easynlp import __version__
-from easynlp.atomic import write_json
+from easynlp.atomic import read_json, write_json
 from easynlp.errors import ConfigError, GateError, Interrupted, RunError, did_you_mean
 from easynlp.pipeline import fingerprint
 
@@ -265,7 +265,7 @@ def _run(
         return found, False
     # A finished stage whose files are no longer what they were is no work to take up.
     finished = (folder / DONE).exists()
-    if folder.exists() and (finished or _read(folder / BEGUN).get("key") != key):
+    if folder.exists() and (finished or read_json(folder / BEGUN).get("key") != key):
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / BEGUN, {"key": key})
@@ -299,7 +299,7 @@ def _stopped(name: str) -> str:
 
 def _recorded(folder: Path, key: str) -> Done | None:
     """Return a record if it is of this key and what it hands on is still as it was."""
-    found = _read(folder / DONE)
+    found = read_json(folder / DONE)
     if found.get("key") != key:
         return None
     if any(_hash(folder / name) != value for name, value in found["outputs"].items()):
@@ -329,12 +329,3 @@ def _hash(path: Path) -> str:
     files = sorted(each for each in path.rglob("*") if each.is_file())
     lines = [f"{each.relative_to(path).as_posix()} {fingerprint(each)}\n" for each in files]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """Return what a JSON file holds; nothing if it is absent or damaged."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -50,11 +50,15 @@ class Model(Protocol):
         backend: What computes, for people: ``onnx``, ``onnx int8``, ``torch``.
         row_wise: Whether rows must be run one at a time to get the same answer in any company.
         inputs: Names of the arrays it takes from a batch.
+        call_cost: Time a call takes by itself, in tokens of a small model's time: with rows of
+            unlike lengths two calls are faster than the padding of one. 0: hardware that wants
+            whole batches.
     """
 
     backend: str
     row_wise: bool
     inputs: tuple[str, ...]
+    call_cost: int
 
     def logits(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return the model's logits on a batch, float32."""
@@ -67,10 +71,6 @@ class OnnxModel:
     would depend on the rows beside it. Such a model asks to be run row by row (`row_wise`):
     answers are then a function of the text alone, and on one thread int8 loses little or
     nothing by it, since no padding is computed.
-
-    Attributes:
-        call_cost: Time a call takes by itself, in tokens of a small model's time: with rows of
-            unlike lengths two calls are faster than the padding of one.
 
     Args:
         path: The ``.onnx`` file.

@@ -38,7 +38,7 @@ def pairs(tmp_path_factory):
 class Echo:
     """A model that answers with the first token's id, and notes the shapes it was given."""
 
-    backend, row_wise, inputs = "echo", False, ("input_ids", "attention_mask")
+    backend, row_wise, inputs, call_cost = "echo", False, ("input_ids", "attention_mask"), 0
 
     def __init__(self, row_wise=False):
         self.row_wise, self.shapes = row_wise, []

@@ -173,7 +173,8 @@ def test_many_labels_are_asked_in_calls_of_bounded_size(tiny_backbone):
     sizes = []
 
     class Model:
-        backend, row_wise, inputs = "test", False, ("input_ids", "attention_mask", "token_type_ids")
+        backend, row_wise, call_cost = "test", False, 0
+        inputs = ("input_ids", "attention_mask", "token_type_ids")
 
         def logits(self, batch):
             sizes.append(batch["input_ids"].size)
