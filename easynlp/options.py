@@ -325,8 +325,9 @@ def convert(raw: Any, hint: Any) -> Any:
         return convert(raw, next(a for a in arguments if a is not type(None)))
     if origin is tuple:
         items = raw if isinstance(raw, list | tuple) else [raw]
-        if _bare(arguments[0]) in (int, float):  # numbers may also be written 1,8,64
-            items = [part for item in items for part in str(item).split(",")]
+        one = _bare(arguments[0])
+        if one in (int, float) or typing.get_origin(one) is Literal:  # may be written 1,8,64
+            items = [part.strip() for item in items for part in str(item).split(",")]
         return tuple(_item(item, arguments[0]) for item in items)
     if raw is None:
         raise ValueError("has no value; give one, or delete the line for the default")

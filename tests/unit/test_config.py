@@ -203,6 +203,7 @@ def test_every_option_has_help(cls):
 
 def test_convert_leaves_choices_as_they_are():
     assert convert("2", Literal[1, 2]) == 2
+    assert convert(("a, b", "a"), tuple[Literal["a", "b"], ...]) == ("a", "b", "a")
     assert convert(None, int | None) is None
     assert convert("5", int | None) == 5
 
