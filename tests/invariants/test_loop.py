@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,9 @@ import pytest
 import torch
 
 from easynlp.data.sampling import EncodedRows, Sampler, micro_batches
-from easynlp.distributed import World
+from easynlp.distributed import World, process_group
 from easynlp.errors import Interrupted, RunError
+from easynlp.models.backbone import Backbone
 from easynlp.models.runtime import TorchModel
 from easynlp.tasks.text_classify import Config, TextClassify
 from easynlp.training.checkpoint import Checkpoints
@@ -209,45 +211,45 @@ def test_every_row_is_seen_once_an_epoch_and_budgets_hold() -> None:
         assert all(len(p) * lengths[p].max() <= 256 or len(p) == 1 for part in parts for p in part)
 
 
-TWO_PROCESSES = """
-import json, sys
-import torch
-from easynlp.models.backbone import Backbone
-from easynlp.distributed import process_group
-from easynlp.training.loop import State, fit
-from tests.invariants.test_loop import CPU, make, options
-
-torch.set_num_threads(1)
-with process_group(CPU) as world:
-    plan, source = make(Backbone.load(sys.argv[1]))
-    events = list(fit(plan, source, options(batch_size=9), state=State(), device=CPU, world=world))
-    if world.is_main:
-        weight = float(sum(p.double().abs().sum() for p in plan.model.parameters()))
-        print(json.dumps([[e.losses["loss"] for e in events], weight]))
-"""
+def end_of_shared_run(folder: str) -> list[object]:
+    """Train with an odd batch in as many processes as the environment says; losses, weights."""
+    with process_group(CPU) as world:
+        plan, source = make(Backbone.load(folder))
+        habits = options(batch_size=9)
+        events = list(fit(plan, source, habits, state=State(), device=CPU, world=world))
+    weight = float(sum(p.double().abs().sum() for p in plan.model.parameters()))
+    return [[each.losses["loss"] for each in events], weight, world.is_main]
 
 
-def test_two_processes_train_as_one(tiny_folder, tmp_path) -> None:
-    """torchrun, gloo, an odd batch of 9 rows that ends in one of 5: same losses and weights."""
-    import json
-
-    script = tmp_path / "ddp.py"
-    script.write_text(textwrap.dedent(TWO_PROCESSES), encoding="utf-8")
+def test_two_processes_train_as_one(tiny_folder) -> None:
+    """With what torchrun sets; gloo, an odd batch of 9 rows that ends in one of 5."""
+    script = (
+        "import json, sys, torch; torch.set_num_threads(1)\n"
+        "from tests.invariants.test_loop import end_of_shared_run\n"
+        "print(json.dumps(end_of_shared_run(sys.argv[1])))"
+    )
     root = Path(__file__).parents[2]
-    found = []
-    for launcher in (
-        [sys.executable],
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"],
-    ):
-        done = subprocess.run(
-            [*launcher, str(script), str(tiny_folder)], cwd=root, capture_output=True, text=True,
-            env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}, timeout=120,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-2000:]
-        found.append(json.loads(done.stdout.splitlines()[-1]))
-    (losses, weight), (shared_losses, shared_weight) = found
-    assert losses == pytest.approx(shared_losses, abs=1e-5)
-    assert weight == pytest.approx(shared_weight, rel=1e-6)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+              "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}  # fmt: skip
+    begun = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, str(tiny_folder)], cwd=root, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env={**os.environ, **shared, "RANK": rank, "LOCAL_RANK": rank},
+        )
+        for rank in "01"
+    ]  # fmt: skip
+    losses, weight, _ = end_of_shared_run(str(tiny_folder))
+    for main, process in zip((True, False), begun, strict=True):
+        printed, failure = process.communicate(timeout=120)
+        assert process.returncode == 0, failure[-2000:]
+        shared_losses, shared_weight, is_main = json.loads(printed.splitlines()[-1])
+        assert is_main == main
+        assert losses == pytest.approx(shared_losses, abs=1e-5)
+        assert weight == pytest.approx(shared_weight, rel=1e-6)
 
 
 def test_every_term_is_divided_by_its_own_targets_whatever_the_accumulation(tiny_backbone):
