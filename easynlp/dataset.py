@@ -88,8 +88,9 @@ def read(config: TrainConfig, task_type: Any, task_config: Any, tokenizer: Token
 
 
 def read_all(
-    path: str, fields: Sequence[Field], options: DataOptions, *, with_targets: bool = True
-) -> list[Example]:
+    path: str, fields: Sequence[Field], options: DataOptions, *, with_targets: bool = True,
+    preferred: Mapping[str, str] | None = None,
+) -> list[Example]:  # fmt: skip
     """Return the examples of one file, read as the options say.
 
     Args:
@@ -97,13 +98,15 @@ def read_all(
         fields: The task's fields.
         options: Columns and format.
         with_targets: Whether targets are needed or left out.
+        preferred: Columns to try before guessing, where the options name none.
 
     Raises:
         DataError: With the line of what is wrong.
     """
     found = read_examples(
-        path, fields, chosen=options.columns, with_targets=with_targets, **_reading(options)
-    )
+        path, fields, chosen=options.columns, preferred=preferred, with_targets=with_targets,
+        **_reading(options),
+    )  # fmt: skip
     return [example for _, example in found]
 
 

@@ -39,13 +39,14 @@ from easynlp.compression.material import Material, interval
 from easynlp.compression.measure import measure
 from easynlp.compression.settings import CompressConfig
 from easynlp.compression.vocabulary import texts_of, unknown_rate
-from easynlp.config import to_yaml
+from easynlp.config import parse_method, to_yaml
 from easynlp.deployment.export import export
 from easynlp.deployment.fuse import fuse_attention
 from easynlp.deployment.parity import largest_difference, shape_batches
 from easynlp.deployment.quantize import quantize, quantize_static
 from easynlp.deployment.trace import TOLERANCE, lighter
 from easynlp.errors import ConfigError, ModelError
+from easynlp.methods import find_method
 from easynlp.models.runtime import OnnxModel
 from easynlp.pipeline import META, MODELS, Pipeline, read_meta, save_meta
 from easynlp.training.folder import check_folder, claim_folder
@@ -110,6 +111,8 @@ def compress(config: CompressConfig) -> Result:
         "written": to_yaml(config),
         "inputs": (config.run, config.train, config.dev, config.test, config.unlabeled),
     }  # fmt: skip
+    for spec in config.method:
+        parse_method(spec, find_method)
     check_folder(output, **claim)
     material = Material.read(config)
     shapes = _shapes(material)

@@ -92,7 +92,10 @@ class Material:
         }
         pool: list[Example] = []
         if "unlabeled" in sources:
-            pool = dataset.read_all(sources["unlabeled"], task.fields, config, with_targets=False)
+            pool = dataset.read_all(
+                sources["unlabeled"], task.fields, config, with_targets=False,
+                preferred=options.columns,
+            )  # fmt: skip
             seen = {_key(row) for rows in splits.values() for row in rows}
             fresh = [row for row in pool if _key(row) not in seen]
             if len(fresh) < len(pool):

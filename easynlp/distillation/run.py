@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from easynlp.atomic import write_json
-from easynlp.config import to_yaml
+from easynlp.config import parse_method, to_yaml
 from easynlp.data.augment import augment
 from easynlp.data.diagnose import example_hash, fingerprint
 from easynlp.dataset import read_all, read_splits
@@ -29,6 +29,7 @@ from easynlp.distillation.settings import DistillConfig, DistillOptions, Endpoin
 from easynlp.distillation.teachers import ModelTeacher, Teacher, find_teacher, read_names
 from easynlp.errors import ConfigError
 from easynlp.fewshot.phases import copy_run, plain_reading, train_once, write_rows
+from easynlp.methods import find_method
 from easynlp.models.backbone import Backbone, lacks_pooler
 from easynlp.pipeline import Pipeline, make_meta, save_meta
 from easynlp.pretraining.layer_choice import chosen_layers, keep_layers
@@ -119,6 +120,10 @@ class _Work:
             raise ConfigError("an endpoint has no layers to learn from: give a --teacher as well")
         if options.placebo != "none" and inner:
             raise ConfigError("--placebo shuffles answers; leave --hidden, --attention, --relation")
+        for spec in self.config.method:
+            parse_method(spec, find_method)
+        if options.augment and options.augment_model:
+            Backbone.load(options.augment_model)  # looks at the folder, reads no weights yet
         if options.student_layers:
             chosen_layers(options.student_layers, Backbone.load(options.teacher[0]).config)
 

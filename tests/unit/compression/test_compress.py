@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from easynlp import run
 from easynlp.compression import compress as module
 from easynlp.compression.candidates import Candidate, Shape
 from easynlp.compression.compress import compress
+from easynlp.compression.material import Material
 from easynlp.compression.settings import CompressConfig
 from easynlp.config import TrainConfig
 from easynlp.errors import ConfigError, ModelError
@@ -161,6 +163,7 @@ def test_no_candidate_within_the_budget_is_said(trained):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"method": ("capp",)}, 'unknown method "capp"'),
         ({"depth": (3,)}, "the run has 2 layers"),
         ({"vocab_size": 3}, "--vocab-size 3 has no room beside 5 special tokens; valid: 6 or more"),
     ],
@@ -169,3 +172,23 @@ def test_what_the_run_cannot_follow_is_said_before_anything_is_made(trained, cha
     with pytest.raises(ConfigError, match=message):
         compress(options(trained, output=str(trained / "never"), **changes))
     assert not (trained / "never").exists()
+
+
+def test_unlabelled_text_is_found_where_the_runs_own_data_had_it(trained, tmp_path):
+    recipe = (trained / "run" / "train.yaml").read_text("utf-8")
+    run_folder = tmp_path / "run"
+    shutil.copytree(trained / "run", run_folder)
+    (run_folder / "train.yaml").write_text(recipe.replace("text: null", "text: body"), "utf-8")
+    rows = [{"content": "no", "body": text, "label": label} for text, label in REVIEWS[:4]]
+    for name in ("train", "dev"):
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines), "utf-8")
+    pool = tmp_path / "pool.jsonl"
+    pool.write_text('{"content": "no", "body": "yes"}\n', "utf-8")
+    config = CompressConfig(
+        run=str(run_folder), train=str(tmp_path / "train.jsonl"), dev=str(tmp_path / "dev.jsonl"),
+        unlabeled=str(pool), int8=True,
+    )  # fmt: skip
+    assert [row["text"] for row in Material.read(config).unlabeled] == ["yes"]
+    pool.write_text('{"content": "no"}\n', "utf-8")  # another layout is guessed
+    assert [row["text"] for row in Material.read(config).unlabeled] == ["no"]

@@ -10,7 +10,7 @@ from easynlp.cli.main import main
 from easynlp.distillation.answers import Wanted
 from easynlp.distillation.run import _Work, distill
 from easynlp.distillation.settings import DistillConfig, DistillOptions, EndpointOptions
-from easynlp.errors import ConfigError
+from easynlp.errors import ConfigError, ModelError
 from easynlp.pipeline import Pipeline
 from tests.conftest import REVIEWS
 from tests.contract.samples import SAMPLES
@@ -182,6 +182,10 @@ def test_what_cannot_be_is_told_before_a_folder_is_made(files, tmp_path, changes
     config, options = files
     with pytest.raises(ConfigError, match=said):
         distill(config, replace(options, **changes))
+    with pytest.raises(ConfigError, match='no option "alpa"'):
+        distill(replace(config, method=("r_drop:alpa=1",)), options)
+    with pytest.raises(ModelError, match='no model "nowhere"'):
+        distill(config, replace(options, augment=1, augment_model="nowhere"))
     assert not (tmp_path / "out").exists()
 
 
