@@ -19,7 +19,7 @@ from easynlp.data.diagnose import example_hash
 from easynlp.data.near import NearIndex
 from easynlp.dataset import read_all
 from easynlp.errors import DataError
-from easynlp.fewshot.phases import write_rows
+from easynlp.fewshot.phases import keep_rows
 from easynlp.tasks.base import Example
 from easynlp.tasks.labels import sort_labels
 from easynlp.tasks.text_classify import TextClassify
@@ -61,8 +61,7 @@ class Rows:
         found = {}
         for name, rows in (("train", self.train), ("dev", self.dev), ("pool", self.pool)):
             path = folder / f"{name}.jsonl"
-            if not path.is_file():
-                write_rows(path, rows)
+            keep_rows(path, rows)
             found[name] = str(path)
         return found
 

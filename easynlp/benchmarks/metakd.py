@@ -33,7 +33,7 @@ from easynlp.dataset import read_all
 from easynlp.distillation.domains import DomainRows, prototype_scores
 from easynlp.distillation.meta_kd import meta_distill, meta_teacher
 from easynlp.errors import DataError
-from easynlp.fewshot.phases import train_once, write_rows
+from easynlp.fewshot.phases import keep_rows, train_once
 from easynlp.fewshot.vectors import Encoder
 from easynlp.pipeline import Pipeline
 from easynlp.tasks.base import Example, Field
@@ -284,8 +284,7 @@ class _Seed:
 
     def _write(self, name: str, train: Sequence[Example], dev: Sequence[Example]) -> None:
         for part, rows in (("train", train), ("dev", dev)):
-            if not (path := Path(self._file(name, f"{part}.jsonl"))).is_file():
-                write_rows(path, rows)
+            keep_rows(Path(self._file(name, f"{part}.jsonl")), rows)
 
     def _file(self, rows: str, name: str) -> str:
         return str(self.home / f"{rows}.{name}")

@@ -35,7 +35,7 @@ from easynlp.dataset import read_all
 from easynlp.distillation.cohort import train_cohort
 from easynlp.distillation.settings import CohortOptions
 from easynlp.errors import DataError
-from easynlp.fewshot.phases import train_once, write_rows
+from easynlp.fewshot.phases import keep_rows, train_once
 from easynlp.tasks.base import Example
 from easynlp.tasks.text_classify import ClassifyConfig, TextClassify
 from easynlp.training.folder import check_folder, claim_folder
@@ -127,8 +127,7 @@ def _seed(
     """Train all arms on one draw of the rows and score them."""
     home = Path(options.output) / str(seed)
     for name, rows in parts.items():
-        if not (home / f"{name}.jsonl").is_file():
-            write_rows(home / f"{name}.jsonl", rows)
+        keep_rows(home / f"{name}.jsonl", rows)
     for name, make in FLOORS.items():
         right = right_of_floor(make(), parts["train"], (), test, seed)
         found.add(name, "", float(right.mean()))

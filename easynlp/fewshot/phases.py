@@ -16,9 +16,10 @@ from typing import Any
 from easynlp import run
 from easynlp.atomic import write_text
 from easynlp.config import DataOptions, TrainConfig
+from easynlp.errors import ConfigError
 from easynlp.pipeline import META, Pipeline
 
-__all__ = ["copy_run", "plain_reading", "train_once", "write_rows"]
+__all__ = ["copy_run", "keep_rows", "plain_reading", "train_once", "write_rows"]
 
 
 def train_once(config: TrainConfig, task_config: Any = None) -> Pipeline:
@@ -49,7 +50,27 @@ def copy_run(source: Path, target: Path) -> None:
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write examples as JSON lines, under the fields' own names; see `plain_reading`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, "".join(json.dumps(dict(row), ensure_ascii=False) + "\n" for row in rows))
+    write_text(path, _lines(rows))
+
+
+def keep_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write examples that runs are made of; where they stand already they must be the same.
+
+    Raises:
+        ConfigError: If a file is there with other rows: what was made of those would be mixed
+            with what is made of these.
+    """
+    if not path.is_file():
+        write_rows(path, rows)
+    elif path.read_text(encoding="utf-8") != _lines(rows):
+        raise ConfigError(
+            f"{path} holds other rows than are to be learned now: the data has changed since. "
+            "Choose another --output, or put the data back"
+        )
+
+
+def _lines(rows: Iterable[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(dict(row), ensure_ascii=False) + "\n" for row in rows)
 
 
 def plain_reading() -> dict[str, Any]:

@@ -331,3 +331,7 @@ def test_the_benchmark_runs_goes_on_and_refuses_other_options(
         assert bench_metakd(options)["accuracy"] == report["accuracy"]
     with pytest.raises(ConfigError, match="--lr"):
         bench_metakd(replace(options, lr=0.02))
+    drawn = tmp_path / "out" / str(options.seeds[0]) / "all.dev.jsonl"
+    drawn.write_text(drawn.read_text("utf-8").replace("0", "1"), "utf-8")
+    with pytest.raises(ConfigError, match=r"all\.dev\.jsonl holds other rows"):
+        bench_metakd(options)
