@@ -107,7 +107,8 @@ class Fleet:
         service = self.services.get(name)
         if service is None:
             raise ApiError(
-                404, "unknown_model", f'there is no model "{name[:64]}"',
+                404, "unknown_model",
+                f'there is no model "{name[:64]}"; served: {", ".join(self.services)}',
                 allowed={"models": list(self.services)},
             )  # fmt: skip
         return service

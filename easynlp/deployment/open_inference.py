@@ -45,7 +45,7 @@ class _Input(pydantic.BaseModel):
     """A tensor of a request."""
 
     name: str
-    shape: list[int] = pydantic.Field(min_length=1, max_length=2)
+    shape: list[pydantic.StrictInt] = pydantic.Field(min_length=1, max_length=2)
     datatype: Literal["BYTES"]
     parameters: dict[str, Any] = {}
     data: list[Any]

@@ -74,6 +74,7 @@ def test_columns_chosen_outputs_and_thresholds(server):
     [
         ({"inputs": []}, "inputs"),
         ({"inputs": [tensor(TEXTS, [3])]}, "shape"),
+        ({"inputs": [tensor(TEXTS, ["2"])]}, "shape"),
         ({"inputs": [tensor(TEXTS, [1, 2])]}, "shape"),
         ({"inputs": [tensor([], [0])]}, "shape"),
         ({"inputs": [tensor([1, 2])]}, "no text"),
@@ -102,7 +103,9 @@ def test_what_there_is_not(server):
         reply = server.client.get(path)
         assert (reply.status_code, list(reply.json())) == (404, ["error"])
         assert isinstance(reply.json()["error"], str)
-    assert infer(server, {"inputs": [tensor(TEXTS)]}, "/v2/models/other").status_code == 404
+    reply = infer(server, {"inputs": [tensor(TEXTS)]}, "/v2/models/other")
+    assert reply.status_code == 404
+    assert reply.json()["error"].endswith(f"served: {PATH.rpartition('/')[2]}")
 
 
 def test_the_key_is_wanted_but_by_probes(run):
