@@ -23,11 +23,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Leaks", "Review", "apart", "candidates", "gram_overlap", "normal", "split"]
+__all__ = ["Leaks", "Review", "apart", "candidates", "gram_overlap", "normal", "pairs", "split"]
 
 LABELS = {"pos": "正面", "neg": "负面"}
-SIZES = {"test": 500, "dev": 250, "train": 1000}
-MIN_CHARS, MAX_CHARS = 20, 200
+SIZES = {"test": 500, "dev": 250, "train": 850}
+MIN_CHARS, MAX_CHARS = 10, 200
+LENGTHS = 8
+"""Characters within which two reviews are of the same length."""
 APART = 4
 """Lines between two chosen rows of a file, at least: the files cut a review at its line
 breaks, and two pieces of one review must not meet in train and test."""
@@ -207,26 +209,41 @@ def _strings(value: Any) -> Iterator[str]:
 
 
 def split(reviews: Sequence[Review], seen: frozenset[str] = frozenset()) -> dict[str, list[Review]]:
-    """Deal reviews, in order, into balanced test, dev and train sets of `SIZES`.
+    """Deal pairs of reviews, in order, into test, dev and train sets of `SIZES`.
 
-    Test and dev take only reviews that `unseen` says the built-in model was not trained on, and
-    that share no 30-character window (`seen`) with those it was.
+    A pair is a positive and a negative review of about the same length, so that the length of a
+    text tells nothing of its label. Test and dev take only reviews that `unseen` says the built-in
+    model was not trained on, and that share no 30-character window (`seen`) with those it was.
     """
     sets: dict[str, list[Review]] = {}
     left = list(reviews)
     for name, size in SIZES.items():
-        chosen: set[Review] = set()
-        for label in LABELS.values():
-            fit = [
-                r
-                for r in left
-                if r.label == label
-                and (name == "train" or (unseen(r.text) and seen.isdisjoint(_windows(r.text))))
-            ]
-            chosen.update(fit[: size // len(LABELS)])
+        fit = [
+            r
+            for r in left
+            if name == "train" or (unseen(r.text) and seen.isdisjoint(_windows(r.text)))
+        ]
+        chosen = {review for pair in pairs(fit)[: size // 2] for review in pair}
         sets[name] = sorted(chosen, key=lambda r: r.key)
         left = [r for r in left if r not in chosen]
     return sets
+
+
+def pairs(reviews: Iterable[Review]) -> list[tuple[Review, Review]]:
+    """Return as many pairs of a positive and a negative review of a length as there are.
+
+    Lengths count as the same within `LENGTHS` characters; pairs stand in the order of their first.
+    """
+    waiting: dict[tuple[str, int], list[Review]] = defaultdict(list)
+    for review in reviews:
+        waiting[review.label, len(review.text) // LENGTHS].append(review)
+    found = [
+        pair
+        for (label, length), some in waiting.items()
+        if label == LABELS["pos"]
+        for pair in zip(some, waiting.get((LABELS["neg"], length), ()), strict=False)
+    ]
+    return sorted(found, key=lambda pair: pair[0].key)
 
 
 def _windows(text: str) -> set[str]:

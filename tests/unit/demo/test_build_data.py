@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import easynlp.demo
-from easynlp.demo.build_data import Leaks, Review, apart, candidates, gram_overlap, normal
+from easynlp.demo.build_data import Leaks, Review, apart, candidates, gram_overlap, normal, pairs
 
 DATA = Path(easynlp.demo.__file__).with_name("data")
 LONG = "酒店的位置非常方便，出门走五分钟就是地铁站，房间虽然小但是十分干净，下次还会再来住的。"
@@ -76,15 +76,30 @@ def test_build_data_leaks_sees_short_text_inside_heldout():
     assert judge.found
 
 
+def test_pairs_have_one_length_and_both_labels():
+    kinds = [("正面", 10), ("正面", 100), ("负面", 12), ("负面", 101), ("负面", 101), ("正面", 60)]
+    made = [Review(chr(65 + i) * size, label, (i,)) for i, (label, size) in enumerate(kinds)]
+    found = [(first.lines[0], second.lines[0]) for first, second in pairs(made)]
+    assert sorted(found) == [(0, 2), (1, 3)]
+
+
+@pytest.mark.parametrize("name", ["train", "dev", "test"])
+def test_the_length_of_a_demo_text_tells_nothing(name):
+    lengths = [(len(row["text"]), row["label"] == "正面") for row in rows(name)]
+    for cut in range(10, 200, 5):
+        right = sum((length > cut) == positive for length, positive in lengths) / len(lengths)
+        assert 0.45 < right < 0.55
+
+
 def test_demo_data_is_balanced_and_disjoint():
     sets = {name: rows(name) for name in ("train", "dev", "test")}
     assert {name: len(found) for name, found in sets.items()} == {
-        "train": 1000, "dev": 250, "test": 500,
+        "train": 850, "dev": 250, "test": 500,
     }  # fmt: skip
     for found in sets.values():
         assert set(Counter(row["label"] for row in found).values()) == {len(found) // 2}
         assert all(set(row) == {"text", "label"} for row in found)
-        assert all(20 <= len(row["text"]) <= 200 for row in found)
+        assert all(10 <= len(row["text"]) <= 200 for row in found)
     texts = [normal(row["text"]) for found in sets.values() for row in found]
     assert len(set(texts)) == len(texts)
     windows = Counter(w for t in texts for w in {t[i : i + 30] for i in range(len(t) - 29)})
