@@ -271,7 +271,8 @@ class _Bench:
         spread = f"{report['lowest']:.2f} to {report['highest']:.2f}"
         figures = [
             judge("server_ratio", report["ratio"],
-                  f"{report['clients']} clients, {report['backend']}, {spread}"),
+                  f"{report['clients']} clients, {report['backend']}, {spread}; "
+                  f"{report['spread_ratio']:.2f} over a run a request on all cores"),
             judge("server_lost", lost, f"of {shed['sent']} under overload"),
             judge("server_shed", shed["refused"], f"{shed['answered']} answered"),
             judge("server_half", half, f"{report['half_p99_ms']:.1f} ms at "

@@ -162,7 +162,8 @@ class Search:
             if field.required:
                 raise self.missing(field)
             return None
-        log.info("%s ← column `%s` (guessed; set with %s)", field.name, found, flag(field))
+        if found != field.name:  # a column of the field's own name is no guess
+            log.info("%s ← column `%s` (guessed; set with %s)", field.name, found, flag(field))
         return found
 
     def present(self, field: Field, name: str) -> str:

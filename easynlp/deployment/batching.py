@@ -1,7 +1,8 @@
 """Many small questions, few calls of the model: a micro-batcher with a bounded queue.
 
-While the model computes one batch, what arrives meanwhile makes the next, so batches grow with
-the load by themselves and a lone client waits for nobody.
+While the model computes, what arrives meanwhile makes the next batch, so batches grow with the load
+by themselves and a lone client waits for nobody. Several workers compute batches side by side; what
+waits is shared out among those that are free.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-__all__ = ["Batcher", "Closed", "QueueFull"]
+__all__ = ["MOST_WORKERS", "Batcher", "Closed", "QueueFull"]
+
+MOST_WORKERS = 64
+"""Batches of a model computed at the same time."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -54,16 +58,17 @@ class _Waiting(Generic[Item, Result]):
 
 
 class Batcher(Generic[Item, Result]):
-    """Collect items of concurrent requests and compute them together in one thread.
+    """Collect items of concurrent requests and compute them together, in threads of their own.
 
     Args:
-        compute: Called in a thread of its own with the items of a batch; returns a result for
-            each, or the exception that item caused.
+        compute: Called in such a thread with the items of a batch; returns a result for each, or
+            the exception that item caused. With several workers it is called by several threads.
         length: Cost of an item; those of like cost are computed together.
         max_batch: Most items of a batch.
         max_wait: Most seconds to wait for a batch as large as the one before; 0 suits models
             that gain nothing from batches.
         max_queue: Most items waiting.
+        workers: Batches that may be computed at the same time; `grow` raises it.
         observe: Called with the size of each batch and the seconds it took.
 
     Example:
@@ -85,16 +90,18 @@ class Batcher(Generic[Item, Result]):
         max_batch: int = 32,
         max_wait: float = 0.002,
         max_queue: int = 1024,
+        workers: int = 1,
         observe: Callable[[int, float], None] = lambda size, seconds: None,
     ) -> None:
         self._compute, self._length, self._observe = compute, length, observe
         self.max_batch, self.max_wait, self.max_queue = max_batch, max_wait, max_queue
         self._waiting: deque[_Waiting[Item, Result]] = deque()
-        self._running = 0
+        self.workers = workers
+        self._running = self._busy = 0
         self._arrived = asyncio.Event()
         self._closed = False
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="inference")
-        self._worker: asyncio.Task[None] | None = None
+        self._threads = ThreadPoolExecutor(MOST_WORKERS, thread_name_prefix="inference")
+        self._tasks: list[asyncio.Task[None]] = []
         self._seconds_per_item = 0.001
 
     @property
@@ -104,7 +111,15 @@ class Batcher(Generic[Item, Result]):
 
     def start(self) -> None:
         """Begin to compute; call inside a running event loop."""
-        self._worker = asyncio.get_running_loop().create_task(self._work())
+        self.grow(self.workers)
+
+    def grow(self, workers: int) -> None:
+        """Compute so many batches at the same time, at most `MOST_WORKERS`; never fewer."""
+        self.workers = max(self.workers, min(workers, MOST_WORKERS))
+        loop = asyncio.get_running_loop()
+        self._tasks += [
+            loop.create_task(self._work()) for _ in range(self.workers - len(self._tasks))
+        ]
 
     def submit(self, items: Sequence[Item]) -> asyncio.Future[list[Result]]:
         """Queue the items of one request, all or none.
@@ -123,7 +138,7 @@ class Batcher(Generic[Item, Result]):
         if len(self._waiting) + len(items) > self.max_queue:
             self._forget_cancelled()
             if len(self._waiting) + len(items) > self.max_queue:
-                raise QueueFull(len(self._waiting) * self._seconds_per_item)
+                raise QueueFull(len(self._waiting) * self._seconds_per_item / self.workers)
         future: asyncio.Future[list[Result]] = asyncio.get_running_loop().create_future()
         if not items:
             future.set_result([])
@@ -136,12 +151,11 @@ class Batcher(Generic[Item, Result]):
         return future
 
     async def close(self) -> None:
-        """Take no more requests, finish those taken, and stop the thread."""
+        """Take no more requests, finish those taken, and stop the threads."""
         self._closed = True
         self._arrived.set()
-        if self._worker is not None:
-            await self._worker
-        self._thread.shutdown(wait=False)
+        await asyncio.gather(*self._tasks)
+        self._threads.shutdown(wait=False)
 
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
@@ -158,15 +172,18 @@ class Batcher(Generic[Item, Result]):
             batch = self._take()
             if not batch:
                 continue
-            self._running = last = len(batch)
+            last = len(batch)
+            self._running += last
+            self._busy += 1
             started = loop.time()
             try:
                 results: Sequence[Any] = await loop.run_in_executor(
-                    self._thread, self._compute, [each.item for each in batch]
+                    self._threads, self._compute, [each.item for each in batch]
                 )
             except Exception as error:  # whatever it is belongs to those who asked
                 results = [error] * len(batch)
-            self._running = 0
+            self._running -= last
+            self._busy -= 1
             seconds = loop.time() - started
             self._seconds_per_item += 0.1 * (seconds / len(batch) - self._seconds_per_item)
             self._observe(len(batch), seconds)
@@ -182,15 +199,20 @@ class Batcher(Generic[Item, Result]):
                     await self._arrived.wait()
 
     def _take(self) -> list[_Waiting[Item, Result]]:
-        """Take the oldest item out of the queue, with those most like it in length."""
+        """Take the oldest item out of the queue, with those most like it in length.
+
+        Of what waits a free worker takes its share, so that the others that are free have theirs.
+        """
         self._forget_cancelled()
-        if len(self._waiting) <= self.max_batch:
+        free = self.workers - self._busy
+        most = min(self.max_batch, -(-len(self._waiting) // free))
+        if len(self._waiting) <= most:
             batch = list(self._waiting)
             self._waiting.clear()
             return batch
         oldest = self._waiting[0]
         like = sorted(self._waiting, key=lambda each: abs(each.length - oldest.length))
-        batch = like[: self.max_batch]
+        batch = like[:most]
         taken = set(map(id, batch))
         self._waiting = deque(each for each in self._waiting if id(each) not in taken)
         return batch

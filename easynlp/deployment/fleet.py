@@ -1,4 +1,4 @@
-"""Several models in one server: each with its own queue, batches and inference thread."""
+"""Several models in one server: each with its own queue, batches and threads."""
 
 from __future__ import annotations
 

@@ -1,8 +1,10 @@
-"""What micro-batching is worth at saturation, what overload does, and how slow half the load is.
+"""What the server's batches are worth at saturation, what overload does, how slow half the load is.
 
-The peer is this very server with batching off: a request, a run of the model. Both are served at
-the same time by a process each and asked in turns, so that what disturbs the machine disturbs
-both. Clients share the machine with the servers; that costs both sides alike.
+The peer is this very server with a request, a run of the model, one after another. A second peer
+does the same on all cores, a request each: what is left of the gain over it is what batching alone
+is worth. All are served at the same time by a process each and asked in turns, so that what
+disturbs the machine disturbs all. Clients share the machine with the servers, which costs the
+fastest most.
 """
 
 from __future__ import annotations
@@ -62,10 +64,13 @@ class Saturation:
         backend: What computes.
         clients: Clients asking at the same time, one request of one text at a time each.
         batched: Texts a second of each round, with micro-batching.
-        single: The same without: a request, a run.
-        ratio: Median over rounds of one by the other; `lowest` and `highest` of the rounds.
+        single: The same of a request, a run, one after another.
+        spread: The same of a request, a run, as many at a time as `batched` has batches.
+        ratio: Median over rounds of `batched` by `single`; `lowest` and `highest` of the rounds.
+        spread_ratio: Median over rounds of `batched` by `spread`.
         lost: Requests of these rounds that were not answered with 200.
         idle_p50_ms: Median time of a lone client's requests.
+        idle_p99_ms: The slowest of a hundred of them; texts differ in length.
         half_rate: Requests a second sent at half load, at times drawn by chance.
         half_p50_ms: Median time at half load, from when a request was due.
         half_p99_ms: The slowest of a hundred.
@@ -76,11 +81,14 @@ class Saturation:
     clients: int
     batched: list[float]
     single: list[float]
+    spread: list[float]
     ratio: float
     lowest: float
     highest: float
+    spread_ratio: float
     lost: int
     idle_p50_ms: float
+    idle_p99_ms: float
     half_rate: float
     half_p50_ms: float
     half_p99_ms: float
@@ -99,9 +107,11 @@ class Saturation:
             f"  micro-batching       {statistics.median(self.batched):8,.0f} texts/s",
             f"  one request, one run {statistics.median(self.single):8,.0f} texts/s",
             f"  ratio                {self.ratio:8.2f} ({self.lowest:.2f}-{self.highest:.2f})",
+            f"  the same, all cores  {statistics.median(self.spread):8,.0f} texts/s",
+            f"  ratio                {self.spread_ratio:8.2f}",
             f"half load ({self.half_rate:,.0f} requests/s): p50 {self.half_p50_ms:.2f} ms, "
             f"p99 {self.half_p99_ms:.2f} ms = {self.half_p99_ms / self.idle_p50_ms:.1f} x the idle "
-            f"p50 of {self.idle_p50_ms:.2f} ms",
+            f"p50 of {self.idle_p50_ms:.2f} ms (idle p99 {self.idle_p99_ms:.2f} ms)",
             f"overload ({shed.clients} clients, {QUEUE} may wait): {shed.sent} sent, "
             f"{shed.answered} answered, {shed.refused} refused with 429, {shed.failed} failed, "
             f"{shed.unanswered} without an answer, {shed.surplus} with more than one",
@@ -139,22 +149,24 @@ def saturate(
         raise ConfigError("--peer compares two servers of a run: name the run folder, not a URL")
     requests = requests_of(questions_for(run, texts), HOST, None)
     flags = ("--backend", backend, "--api-key-env", "EASYNLP_NO_KEY")
-    batched: list[float] = []
-    single: list[float] = []
+    alone = ("--max-batch", "1", "--max-wait", "0")
+    found: dict[int, list[float]] = {}
     lost = 0
     with (
         served(Path(run), *flags) as ours,
-        served(Path(run), *flags, "--max-batch", "1", "--max-wait", "0") as peer,
+        served(Path(run), *flags, *alone, "--workers", "1") as peer,
+        served(Path(run), *flags, *alone) as wide,
     ):
-        for port in (ours, peer):
+        ports = (ours, peer, wide)
+        for port in ports:
             asyncio.run(ask_for_a_while(HOST, port, requests, clients, WARM_UP))
         for number in range(repeats):
-            sides = ((ours, batched), (peer, single))
-            for port, found in sides if number % 2 == 0 else sides[::-1]:
+            for port in ports if number % 2 == 0 else ports[::-1]:
                 result = asyncio.run(ask_for_a_while(HOST, port, requests, clients, seconds))
-                found.append(result.texts_per_second)
+                found.setdefault(port, []).append(result.texts_per_second)
                 lost += result.lost + result.errors
-        if not all(batched) or not all(single):
+        batched, single, spread = (found[port] for port in ports)
+        if not all((*batched, *single, *spread)):
             raise RunError("a server answered nothing")
         idle = asyncio.run(ask_for_a_while(HOST, ours, requests, 1, seconds))
         rate = statistics.median(batched) / 2
@@ -163,10 +175,12 @@ def saturate(
     with served(Path(run), *short) as port:
         shed = asyncio.run(overload(port, requests, 4 * QUEUE, min(seconds, 3.0)))
     ratios = [a / b for a, b in zip(batched, single, strict=True)]
+    wider = statistics.median(a / b for a, b in zip(batched, spread, strict=True))
     return Saturation(
-        backend=str(backend), clients=clients, batched=batched, single=single,
-        ratio=statistics.median(ratios), lowest=min(ratios), highest=max(ratios), lost=lost,
-        idle_p50_ms=idle.p50_ms, half_rate=rate,
+        backend=str(backend), clients=clients, batched=batched, single=single, spread=spread,
+        ratio=statistics.median(ratios), lowest=min(ratios), highest=max(ratios),
+        spread_ratio=wider, lost=lost,
+        idle_p50_ms=idle.p50_ms, idle_p99_ms=idle.p99_ms, half_rate=rate,
         half_p50_ms=round(float(np.percentile(times, 50)), 2),
         half_p99_ms=round(float(np.percentile(times, 99)), 2), overload=shed,
     )  # fmt: skip

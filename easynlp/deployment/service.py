@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import resource
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -55,6 +57,7 @@ class Service:
         self.memory: int | None = None
         """Bytes the process grew by while loading it; None where the system does not say."""
         self._load = load or self._load_run
+        self._encoding = threading.Lock()  # tokenizers are not made for several threads
         self._pipeline: Pipeline | None = None
         self.limits = Limits(options, pair=False)
         self.batcher: Batcher[Example, Answer] = Batcher(
@@ -147,6 +150,7 @@ class Service:
             if self.pipeline.model.row_wise:
                 self.batcher.max_wait = 0.0
             await asyncio.to_thread(self._warm_up)
+            self.batcher.grow(self.options.workers or self._cores())
         except Exception as error:
             self.error, self.state = error, "failed"
             return
@@ -163,6 +167,14 @@ class Service:
             raise ModelError(f"{pipeline.task.name} takes {', '.join(names)}: not to be served")
         return pipeline
 
+    def _cores(self) -> int:
+        """Return how many calls of an exported model the cores have room for; of others one."""
+        if not self.pipeline.model.backend.startswith("onnx"):
+            return 1
+        known = hasattr(os, "sched_getaffinity")  # not on every system
+        cores = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
+        return max(1, cores // self.options.threads)
+
     def _warm_up(self) -> None:
         """Answer made-up texts, so that the first client does not wait for what is lazy."""
         names = [field.name for field in self.pipeline.task.fields if not field.target]
@@ -172,10 +184,11 @@ class Service:
                 raise result
 
     def _compute(self, examples: list[Example]) -> Sequence[Answer | Exception]:
-        """Answer a batch; an example that fails fails alone. Runs in the inference thread."""
+        """Answer a batch; an example that fails fails alone. Runs in a thread for inference."""
         pipeline = self.pipeline
         try:
-            features = pipeline.encode(examples)
+            with self._encoding:
+                features = pipeline.encode(examples)
             predictions = pipeline.infer(features, examples, self.options.max_batch)
         except Exception as error:
             if len(examples) == 1:

@@ -68,6 +68,9 @@ class ServeOptions:
     """What computes; auto takes the first of int8, onnx and torch that is there."""
     threads: Count = 1
     """CPU threads of one call of an exported model."""
+    workers: Annotated[int, Range(0, 64)] = 0
+    """Batches of a model computed at the same time, each with --threads; 0: of an exported model as
+    many as there are cores for, else one."""
     max_chars: Count = 20_000
     """Most characters of one text; longer ones are refused (422)."""
     max_texts: Count = 256

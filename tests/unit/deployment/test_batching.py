@@ -106,6 +106,40 @@ def test_the_oldest_is_computed_with_those_like_it():
     assert [sorted(batch) for batch in model.batches] == [[0], [49, 50, 51], [1, 2, 3]]
 
 
+def test_free_workers_share_what_waits():
+    async def test(batcher):
+        model.gate.clear()
+        asked = [batcher.submit([i]) for i in range(6)]
+        await begun(model, 2)
+        assert batcher.depth == 6
+        late = batcher.submit([6, 7])  # both are busy: it waits
+        await asyncio.sleep(0.02)
+        assert len(model.batches) == 2
+        batcher.grow(3)
+        await begun(model, 3)
+        model.gate.set()
+        return await asyncio.gather(*asked, late)
+
+    model = Model()
+    found = batched(test, model, workers=2)
+    assert found == [[2 * i] for i in range(6)] + [[12, 14]]
+    assert sorted(model.batches) == [[0, 1, 2], [3, 4, 5], [6, 7]]
+
+
+def test_closing_waits_for_all_workers():
+    async def test():
+        batcher = Batcher(Model(seconds=0.05), workers=3)
+        batcher.start()
+        asked = [batcher.submit([i]) for i in range(5)]
+        await asyncio.sleep(0)
+        await batcher.close()
+        with pytest.raises(Closed):
+            batcher.submit([1])
+        return [each.result() for each in asked]
+
+    assert asyncio.run(test()) == [[2 * i] for i in range(5)]
+
+
 def test_a_full_queue_takes_all_of_a_request_or_none():
     async def test(batcher):
         model.gate.clear()

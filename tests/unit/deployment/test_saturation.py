@@ -15,8 +15,9 @@ REQUESTS = requests_of([{"text": "房间很好"}, {"text": "态度差"}], "127.0
 
 def test_every_request_gets_exactly_one_answer_and_the_peer_is_measured(run):
     report = saturate(run / "fp32", clients=4, seconds=0.4, backend="onnx", repeats=2)
-    assert len(report.batched) == len(report.single) == 2
-    assert min(*report.batched, *report.single) > 0
+    assert len(report.batched) == len(report.single) == len(report.spread) == 2
+    assert min(*report.batched, *report.single, *report.spread) > 0
+    assert report.spread_ratio > 0
     assert report.lowest <= report.ratio <= report.highest
     assert report.half_rate == pytest.approx(sum(report.batched) / 4)
     assert report.half_p99_ms >= report.half_p50_ms > 0
