@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ __all__ = ["ARMS", "Arm", "School", "accuracy", "floors", "gain", "right_of"]
 log = logging.getLogger("easynlp")
 ARMS = ("plain", "distilled", "shuffled teacher")
 """How a student learns; the last is the placebo."""
+LARGE_LOOKS = 5
+"""Looks at dev while a large model is fine-tuned: each takes as long as some steps of it."""
 
 
 @dataclass(frozen=True)
@@ -88,11 +90,17 @@ class School:
         return folder
 
     def tuned(self, name: str, model: str, steps: int, lr: float) -> Path:
-        """Return the run of a model fine-tuned on the labels with one learning rate."""
+        """Return the run of a model fine-tuned on the labels with one learning rate.
+
+        Its head is fitted first (LP-FT): a large model that spends its steps on finding a head is
+        an easy teacher to be level with.
+        """
         if (Path(model) / META).is_file():
             return Path(model)
         folder = self.home / name
-        train_once(self._config(model, folder, steps, lr), self.task)
+        config = self._config(model, folder, steps, lr)
+        looks = min(LARGE_LOOKS, self.options.evaluations)
+        train_once(replace(config, probe="first", eval_every=-(-steps // looks)), self.task)
         return folder
 
     def search(self, student: str, arm: str, teacher: Path) -> Arm:
