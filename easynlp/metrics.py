@@ -18,6 +18,7 @@ __all__ = [
     "log_softmax",
     "macro_f1",
     "multi_label",
+    "room_for",
     "share_interval",
     "softmax",
     "span_f1",
@@ -73,6 +74,19 @@ def share_interval(right: int, of: int) -> tuple[float, float]:
     middle = (share + z2 / (2 * of)) / (1 + z2 / of)
     half = Z_975 / (1 + z2 / of) * math.sqrt(share * (1 - share) / of + z2 / (4 * of * of))
     return middle - half, middle + half
+
+
+def room_for(points: float, rows: int) -> float:
+    """Return how many points a score over some rows may drop where so many are allowed.
+
+    At least one row's worth: of 32 rows each is 3 points, and a limit of half a point would hang on
+    the luck of one. A limit of 0 stays one.
+
+    Example:
+        >>> room_for(0.5, 1000), room_for(0.5, 32), room_for(0, 32)
+        (0.5, 3.125, 0)
+    """
+    return max(points, 100 / rows) if points and rows else points
 
 
 def macro_f1(gold: Sequence[Hashable], predicted: Sequence[Hashable]) -> float:

@@ -64,14 +64,18 @@ def _places(graph: Any, state: dict[str, np.ndarray]) -> dict[str, tuple[str, bo
     places = {}
     for item in graph.graph.initializer:
         name, held = item.name.removeprefix("model."), numpy_helper.to_array(item)
-        turned = [n for n, v in state.items() if v.ndim == 2 and np.array_equal(v.T, held)]
-        if name in state and np.array_equal(state[name], held):
+        like = [(n, False) for n, v in state.items() if np.array_equal(v, held)]
+        like += [(n, True) for n, v in state.items() if v.ndim == 2 and np.array_equal(v.T, held)]
+        if (name, False) in like:
             places[item.name] = (name, False)
-        elif len(turned) == 1:
-            places[item.name] = (turned[0], True)
-        elif item.data_type == TensorProto.FLOAT and held.size > FEW:
+        elif len(like) == 1:
+            places[item.name] = like[0]
+        elif item.data_type == TensorProto.FLOAT and (like or held.size > FEW):
             return None
-    return places
+    # The tracer keeps equal weights once (biases that are all zero yet): others' would be missing.
+    used = {name for name, _ in places.values()}
+    twins = (np.array_equal(state[a], state[b]) for a in used for b in state.keys() - used)
+    return None if any(twins) else places
 
 
 def _filled(graph: Any, state: dict[str, np.ndarray]) -> Any:

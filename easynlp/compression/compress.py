@@ -47,6 +47,7 @@ from easynlp.deployment.quantize import quantize, quantize_static
 from easynlp.deployment.trace import TOLERANCE, lighter
 from easynlp.errors import ConfigError, ModelError
 from easynlp.methods import find_method
+from easynlp.metrics import room_for
 from easynlp.models.runtime import OnnxModel
 from easynlp.pipeline import META, MODELS, Pipeline, read_meta, save_meta
 from easynlp.training.folder import check_folder, claim_folder
@@ -301,9 +302,10 @@ def _finish(
     """Choose, write the picture, the report and, if a candidate fits, the compressed run."""
     config = material.config
     tried = [row for row in rows if row is not baseline]
-    best = choose(tried, config.budget, config.max_drop)
+    allowed = room_for(config.max_drop, len(material.splits["dev"]))
+    best = choose(tried, config.budget, allowed)
     front = [row.name for row in pareto(rows)]
-    why = _why(best, baseline, tried, config)
+    why = _why(best, baseline, tried, config.budget, allowed)
     test: dict[str, tuple[float, float, float]] = {}
     if "test" in material.splits:
         held = material.splits["test"]
@@ -318,7 +320,7 @@ def _finish(
             row.name in front, row is best)
         for row in rows
     ]  # fmt: skip
-    floor = 100 * baseline.score - config.max_drop
+    floor = 100 * baseline.score - allowed
     budget = config.budget / 1e6 if config.budget is not None else None
     picture = draw(dots, title=f"{config.run}, compressed", metric=material.task.metric,
                    budget=budget, floor=floor)  # fmt: skip
@@ -330,8 +332,9 @@ def _finish(
 
 
 def _why(
-    best: Candidate | None, baseline: Candidate, tried: Sequence[Candidate], config: CompressConfig
-) -> str:
+    best: Candidate | None, baseline: Candidate, tried: Sequence[Candidate], budget: int | None,
+    allowed: float,
+) -> str:  # fmt: skip
     """Say which candidate is kept and at what price, or what stands in the way of all."""
     if best is not None:
         return (
@@ -342,9 +345,9 @@ def _why(
         )
     if not tried:
         return "No candidate was made."
-    wanted = f"at most {config.max_drop:g} points lost"
-    if config.budget is not None:  # in its own words --target-size may be a bare count of bytes
-        wanted += f" and {config.budget / 1e6:.2f} MB"
+    wanted = f"at most {allowed:.3g} points lost"
+    if budget is not None:  # in its own words --target-size may be a bare count of bytes
+        wanted += f" and {budget / 1e6:.2f} MB"
     smallest = min(tried, key=lambda row: row.bytes)
     closest = min(tried, key=lambda row: (row.drop, row.bytes))
     least = (

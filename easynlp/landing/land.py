@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from easynlp.landing.diagnosis import diagnose
 from easynlp.landing.page import page
 from easynlp.landing.report import make_report
 from easynlp.landing.settings import LandOptions
-from easynlp.landing.stages import Outcome, Room, Stage, check_skip, run_stages
+from easynlp.landing.stages import Done, Outcome, Room, Stage, check_skip, run_stages
 from easynlp.options import pieces
 from easynlp.training.folder import check_folder, claim_folder
 
@@ -100,7 +100,9 @@ def land(options: LandOptions) -> Landed:
     else:
         claim_folder(folder, **claim)
     try:
-        gone = run_stages(stages, folder, skip=pieces(options.skip), max_drop=options.max_drop)
+        gone = run_stages(
+            stages, folder, skip=pieces(options.skip), max_drop=options.max_drop, rows=_dev_rows
+        )
     except (ConfigError, DataError, ModelError):
         if not options.resume and not any(each.is_dir() for each in folder.glob(LEARNED)):
             shutil.rmtree(folder)  # nothing is lost, and the corrected command can be typed at once
@@ -113,6 +115,10 @@ def land(options: LandOptions) -> Landed:
     write_json(folder / "report.json", report)
     write_text(folder / "report.html", page(report))
     return Landed(target, folder / "report.html", report)
+
+
+def _dev_rows(done: Mapping[str, Done]) -> int:
+    return int(done["diagnose"].facts["splits"]["dev"]["kept"]) if "diagnose" in done else 0
 
 
 def road(options: LandOptions) -> list[Stage]:

@@ -29,6 +29,7 @@ from typing import Any, Literal
 from easynlp import __version__
 from easynlp.atomic import read_json, write_json
 from easynlp.errors import ConfigError, GateError, Interrupted, RunError, did_you_mean
+from easynlp.metrics import room_for
 from easynlp.pipeline import fingerprint
 
 __all__ = ["Done", "Kept", "Outcome", "Road", "Room", "Stage", "Verdict", "check_skip",
@@ -166,15 +167,17 @@ class Road:
 
 
 def run_stages(
-    stages: Sequence[Stage], folder: Path, *, skip: Sequence[str] = (), max_drop: float = 1.0
-) -> Road:
+    stages: Sequence[Stage], folder: Path, *, skip: Sequence[str] = (), max_drop: float = 1.0,
+    rows: Callable[[Mapping[str, Done]], int] = lambda done: 0,
+) -> Road:  # fmt: skip
     """Run stages in order, those whose record still holds from their record.
 
     Args:
         stages: In an order in which each comes after those it names.
         folder: Where their folders are.
         skip: Names of stages to leave out.
-        max_drop: Points of dev accuracy a stage's model may cost.
+        max_drop: Points of dev accuracy a stage's model may cost; not less than one dev row.
+        rows: Says how many dev rows there are, once stages are done that know.
 
     Raises:
         ConfigError: If `skip` names no stage, or one that cannot be skipped.
@@ -206,7 +209,7 @@ def run_stages(
             continue
         log.info("[%d/%d] %s: %s", number, len(stages), stage.name, stage.about)
         found, fresh = _run(stage, folder, done, kept)
-        refusal = found.refused or _hurts(stage, found, kept, max_drop)
+        refusal = found.refused or _hurts(stage, found, kept, room_for(max_drop, rows(done)))
         status: Status = "dropped" if refusal else "done" if fresh else "reused"
         note = refusal or str(found.facts.get("note", ""))
         verdicts.append(Verdict(stage.name, status, note, found.seconds))
@@ -249,7 +252,7 @@ def _hurts(stage: Stage, found: Done, kept: Kept | None, max_drop: float) -> str
         return ""
     return (
         f"its model scores {100 * found.dev:.1f} on dev, {drop:.1f} points below that of "
-        f"{kept.stage} ({100 * kept.dev:.1f}); at most {max_drop:g} are allowed"
+        f"{kept.stage} ({100 * kept.dev:.1f}); at most {max_drop:.3g} are allowed"
     )
 
 

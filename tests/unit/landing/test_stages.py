@@ -91,6 +91,15 @@ def test_a_stage_that_hurts_is_dropped_and_the_model_before_goes_on(tmp_path):
     assert got[1][0] == "first"
 
 
+@pytest.mark.parametrize(("rows", "kept"), [(0, "first"), (200, "first"), (32, "smaller")])
+def test_one_dev_row_may_always_be_lost(tmp_path, rows, kept):
+    seen = Recorder()
+    stages = [seen.stage("first", dev=0.75), seen.stage("smaller", dev=0.72)]
+    road = run_stages(stages, tmp_path, max_drop=0.5, rows=lambda done: rows)
+    assert road.kept is not None
+    assert road.kept.stage == kept
+
+
 def test_a_stage_that_must_gain_is_dropped_where_it_does_not(tmp_path):
     seen = Recorder()
 
