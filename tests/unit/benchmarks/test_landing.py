@@ -218,7 +218,8 @@ def test_reports_of_other_commands_are_read(options, tmp_path, capsys):
     gains = {arm: {"mean": mean, "half_width": 0.01} for arm, mean in means.items()}
     server = {
         "backend": "int8", "clients": 64, "ratio": 3.5, "lowest": 3.1, "highest": 3.9, "lost": 0,
-        "spread_ratio": 1.5, "idle_p50_ms": 2.0, "half_rate": 100, "half_p50_ms": 3.0, "half_p99_ms": 6.5,
+        "spread_ratio": 1.5, "idle_p50_ms": 2.0, "half_rate": 100, "half_p50_ms": 3.0,
+        "half_p99_ms": 6.5,
         "overload": {"sent": 100, "answered": 60, "refused": 40, "failed": 0, "unanswered": 1,
                      "surplus": 0},
     }  # fmt: skip
@@ -235,6 +236,10 @@ def test_reports_of_other_commands_are_read(options, tmp_path, capsys):
     assert found["metakd_kd"]["value"] == pytest.approx(2.5)
     swapped = bench_landing(replace(options, parts=("server",), server=given["metakd"]))
     assert "is not the report of easynlp bench serve" in swapped["skipped"]["server"]
+    del server["spread_ratio"]
+    paths["server"].write_text(json.dumps(server), "utf-8")
+    earlier = bench_landing(replace(options, parts=("server",), server=given["server"]))
+    assert "has no spread_ratio: run easynlp bench serve" in earlier["skipped"]["server"]
     code = main(["bench", "landing", "--parts", "metakd", "--metakd", given["metakd"],
                  "--output", str(tmp_path / "cli"), "--write", str(tmp_path / "page.md"),
                  "--json"])  # fmt: skip
