@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from easynlp.atomic import write_json
+from easynlp.atomic import write_folder, write_json
 from easynlp.config import parse_method, to_yaml
 from easynlp.data.augment import augment
 from easynlp.data.diagnose import example_hash, fingerprint
@@ -263,14 +263,17 @@ class _Work:
         if not (home / "config.json").is_file():
             large = Backbone.load(self.options.teacher[0])
             layers = chosen_layers(self.options.student_layers, large.config)
-            home.mkdir(exist_ok=True)
-            large.save_tokenizer(home)
             model, gaps = large.with_head_and_gaps("AutoModel")
             small = keep_layers(model, layers)
             state = small.state_dict()
             if lacks_pooler(gaps):  # a random one must not pass for a trained one
                 state = {k: v for k, v in state.items() if not k.startswith("pooler.")}
-            small.save_pretrained(home, state_dict=state)
+
+            def fill(target: Path) -> None:
+                large.save_tokenizer(target)
+                small.save_pretrained(target, state_dict=state)
+
+            write_folder(home, fill)
         return str(home)
 
     def _methods(self, files: Mapping[str, str]) -> list[str]:

@@ -158,6 +158,25 @@ def test_an_ensemble_and_a_student_of_its_layers(files, tmp_path, tiny_backbone)
     )
 
 
+def test_a_start_that_was_cut_off_is_made_again(files, tmp_path, monkeypatch):
+    """The library writes the configuration first, and that alone is no model."""
+    from transformers import PreTrainedModel
+
+    config, options = files
+    options = replace(options, student_layers="1")
+    whole = PreTrainedModel.save_pretrained
+
+    def killed(self, folder, **more):
+        self.config.save_pretrained(folder)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(PreTrainedModel, "save_pretrained", killed)
+    with pytest.raises(KeyboardInterrupt):
+        distill(config, options)
+    monkeypatch.setattr(PreTrainedModel, "save_pretrained", whole)
+    assert "dev" in distill(replace(config, resume=True), options).meta["scores"]
+
+
 def test_an_endpoint_teaches(files, tmp_path, monkeypatch):
     config, options = files
     monkeypatch.setenv("MY_KEY", "sk-very-secret-1234")
