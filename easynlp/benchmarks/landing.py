@@ -28,6 +28,7 @@ from easynlp.benchmarks.landing_teach import (
     Arm,
     School,
     accuracy,
+    check_names,
     floors,
     gain,
     right_of,
@@ -100,6 +101,7 @@ class _Bench:
 
     def eprstmt(self) -> Found:
         """Teach students of a 30th and a 100th of the teacher's parameters."""
+        check_names(self.options.students)
         rows = eprstmt(self.options)
         made_of = [self.options.teacher, *self.options.students]
         identity = {"rows": rows.digest(), "weights": [_identity(each) for each in made_of]}
