@@ -28,6 +28,7 @@ from easynlp.benchmarks.landing_teach import (
     Arm,
     School,
     accuracy,
+    check_names,
     floors,
     gain,
     right_of,
@@ -100,6 +101,7 @@ class _Bench:
 
     def eprstmt(self) -> Found:
         """Teach students of a 30th and a 100th of the teacher's parameters."""
+        check_names(self.options.students)
         rows = eprstmt(self.options)
         made_of = [self.options.teacher, *self.options.students]
         identity = {"rows": rows.digest(), "weights": [_identity(each) for each in made_of]}
@@ -252,7 +254,7 @@ class _Bench:
 
     def metakd(self) -> Found:
         """Read what ``easynlp bench metakd`` found."""
-        report = _report(self.options.metakd, "metakd", "gains")
+        report = _report(self.options.metakd, "metakd", ("gains",))
         figures = []
         for key, arm in (("metakd_kd", "kd"), ("metakd_pooled", "kd, pooled")):
             gained = report["gains"][arm]
@@ -265,7 +267,7 @@ class _Bench:
 
     def server(self) -> Found:
         """Read what ``easynlp bench serve --peer --json`` found."""
-        report = _report(self.options.server, "server", "overload")
+        report = _report(self.options.server, "server", ("overload", "spread_ratio"))
         shed, half = report["overload"], report["half_p99_ms"] / report["idle_p50_ms"]
         lost = report["lost"] + shed["failed"] + shed["unanswered"] + shed["surplus"]
         spread = f"{report['lowest']:.2f} to {report['highest']:.2f}"
@@ -350,11 +352,11 @@ def _identity(model: str) -> str:
     return weights_identity(model)
 
 
-def _report(path: str | None, part: str, key: str) -> dict[str, Any]:
+def _report(path: str | None, part: str, keys: Sequence[str]) -> dict[str, Any]:
     """Read another command's report.
 
     Raises:
-        DataError: If there is none, or it is another's.
+        DataError: If there is none, or it is another's, or of an earlier version.
     """
     what = {"metakd": "easynlp bench metakd", "server": "easynlp bench serve --peer --json"}[part]
     if path is None:
@@ -363,8 +365,10 @@ def _report(path: str | None, part: str, key: str) -> dict[str, Any]:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"--{part} {path} cannot be read: {error}") from error
-    if not isinstance(found, dict) or key not in found:
+    if not isinstance(found, dict) or keys[0] not in found:
         raise DataError(f"--{part} {path} is not the report of {what}")
+    if missing := [key for key in keys if key not in found]:
+        raise DataError(f"--{part} {path} has no {missing[0]}: run {what} again")
     return found
 
 

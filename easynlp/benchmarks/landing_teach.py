@@ -22,6 +22,7 @@ from easynlp.benchmarks.task_floors import majority, right, right_of_floor, self
 from easynlp.config import TrainConfig
 from easynlp.distillation.run import distill
 from easynlp.distillation.settings import DistillConfig, DistillOptions
+from easynlp.errors import ConfigError
 from easynlp.fewshot.choose import choose
 from easynlp.fewshot.phases import plain_reading, train_once
 from easynlp.fewshot.settings import FewShotConfig
@@ -30,7 +31,7 @@ from easynlp.pipeline import META, Pipeline
 from easynlp.tasks.base import Example
 from easynlp.tasks.text_classify import ClassifyConfig
 
-__all__ = ["ARMS", "Arm", "School", "accuracy", "floors", "gain", "right_of"]
+__all__ = ["ARMS", "Arm", "School", "accuracy", "check_names", "floors", "gain", "right_of"]
 
 log = logging.getLogger("easynlp")
 ARMS = ("plain", "distilled", "shuffled teacher")
@@ -143,6 +144,22 @@ class School:
             batch_size=options.batch_size, lr=lr, seed=options.seed, threads=options.threads,
             **plain_reading(),
         )  # fmt: skip
+
+
+def check_names(students: Sequence[str]) -> None:
+    """Refuse students whose runs would lie in one folder: the second would be given the first's.
+
+    Raises:
+        ConfigError: With both names.
+    """
+    taken: dict[str, str] = {}
+    for each in students:
+        other = taken.setdefault(_plain(each), each)
+        if other != each or students.count(each) > 1:
+            raise ConfigError(
+                f"--students {other} and {each} would be told apart by nothing: name them so that "
+                "what stands behind the last / differs"
+            )
 
 
 def right_of(run: Path, test: Sequence[Example], backend: Any = "torch") -> np.ndarray:

@@ -132,7 +132,7 @@ def run_of_shape(
         home: Where the run is put.
         steps: Optimizer steps; by default enough for clear answers.
     """
-    folder = home / model.partition(":")[0]
+    folder = home / model.partition(":")[0].strip("/").replace("/", "-")  # within, if it is a path
     data = folder / "train.jsonl"
     if not data.is_file():
         write_rows(data, _told_apart(options.characters))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -21,6 +19,7 @@ from easynlp.compression.recover import answered
 from easynlp.compression.settings import CompressConfig
 from easynlp.compression.vocabulary import Vocabulary, choose_vocabulary, texts_of
 from easynlp.config import DataOptions
+from easynlp.data.diagnose import example_hash
 from easynlp.data.sampling import EncodedRows
 from easynlp.errors import ConfigError, ModelError
 from easynlp.metrics import share_interval
@@ -96,8 +95,8 @@ class Material:
                 sources["unlabeled"], task.fields, config, with_targets=False,
                 preferred=options.columns,
             )  # fmt: skip
-            seen = {_key(row) for rows in splits.values() for row in rows}
-            fresh = [row for row in pool if _key(row) not in seen]
+            seen = {example_hash(row) for rows in splits.values() for row in rows}
+            fresh = [row for row in pool if example_hash(row) not in seen]
             if len(fresh) < len(pool):
                 log.info("%d unlabelled texts are also in labelled data and left out",
                          len(pool) - len(fresh))  # fmt: skip
@@ -199,8 +198,3 @@ def _recipe(run: Path) -> dict[str, Any]:
 
 def _default(name: str) -> Any:
     return next(field.default for field in fields(DataOptions) if field.name == name)
-
-
-def _key(example: Example) -> str:
-    texts = {k: v for k, v in example.items() if k.startswith("text")}
-    return hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()

@@ -119,8 +119,7 @@ def unknown_rate(tokenizer: Tokenizer, texts: Sequence[str]) -> float:
     if tokenizer.unk_id < 0:  # hashed n-grams know everything
         return 0.0
     unknown = total = 0
-    for text in texts:
-        cut = tokenizer.backend.encode(text, add_special_tokens=False)
+    for cut in tokenizer.pieces(texts):
         for i, (start, end) in zip(cut.ids, cut.offsets, strict=True):
             total += end - start
             unknown += (end - start) * (i == tokenizer.unk_id)

@@ -100,7 +100,7 @@ class Batcher(Generic[Item, Result]):
         self._running = self._busy = 0
         self._arrived = asyncio.Event()
         self._closed = False
-        self._threads = ThreadPoolExecutor(MOST_WORKERS, thread_name_prefix="inference")
+        self._threads: list[ThreadPoolExecutor] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._seconds_per_item = 0.001
 
@@ -117,9 +117,11 @@ class Batcher(Generic[Item, Result]):
         """Compute so many batches at the same time, at most `MOST_WORKERS`; never fewer."""
         self.workers = max(self.workers, min(workers, MOST_WORKERS))
         loop = asyncio.get_running_loop()
-        self._tasks += [
-            loop.create_task(self._work()) for _ in range(self.workers - len(self._tasks))
-        ]
+        for _ in range(self.workers - len(self._tasks)):
+            # A thread for each worker: a pool of many starts another whenever the last one has not
+            # yet come to rest, and torch keeps threads of its own for each thread that calls it.
+            self._threads.append(ThreadPoolExecutor(1, thread_name_prefix="inference"))
+            self._tasks.append(loop.create_task(self._work(self._threads[-1])))
 
     def submit(self, items: Sequence[Item]) -> asyncio.Future[list[Result]]:
         """Queue the items of one request, all or none.
@@ -155,9 +157,10 @@ class Batcher(Generic[Item, Result]):
         self._closed = True
         self._arrived.set()
         await asyncio.gather(*self._tasks)
-        self._threads.shutdown(wait=False)
+        for thread in self._threads:
+            thread.shutdown(wait=False)
 
-    async def _work(self) -> None:
+    async def _work(self, thread: ThreadPoolExecutor) -> None:
         loop = asyncio.get_running_loop()
         last = 1
         while True:
@@ -178,7 +181,7 @@ class Batcher(Generic[Item, Result]):
             started = loop.time()
             try:
                 results: Sequence[Any] = await loop.run_in_executor(
-                    self._threads, self._compute, [each.item for each in batch]
+                    thread, self._compute, [each.item for each in batch]
                 )
             except Exception as error:  # whatever it is belongs to those who asked
                 results = [error] * len(batch)

@@ -238,15 +238,21 @@ async def _open_loop(
     """Send requests at times drawn by chance, whether or not others are answered; return seconds.
 
     Time counts from when a request was due, so that a stall is seen by all that it delays.
+
+    Raises:
+        RunError: If a request is not answered, or with anything but 200.
     """
     draw, source = random.Random(0), itertools.cycle(requests)
     idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
     times: list[float] = []
 
     async def one(due: float, request: bytes) -> None:
-        streams = idle.pop() if idle else await asyncio.open_connection(HOST, port)
-        async with asyncio.timeout(PATIENCE):
-            status, _ = await ask(*streams, request)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                streams = idle.pop() if idle else await asyncio.open_connection(HOST, port)
+                status, _ = await ask(*streams, request)
+        except (OSError, EOFError, ValueError, KeyError, TimeoutError) as error:
+            raise RunError(f"at half load a request was not answered: {error!r}") from error
         if status != 200:
             raise RunError(f"at half load a request was answered with {status}")
         times.append(time.perf_counter() - due)
@@ -265,9 +271,12 @@ async def _open_loop(
         loop.call_soon_threadsafe(arrivals.put_nowait, None)
 
     pacing = asyncio.create_task(asyncio.to_thread(pace))
-    async with asyncio.TaskGroup() as group:
-        while (due := await arrivals.get()) is not None:
-            group.create_task(one(due, next(source)))
+    try:
+        async with asyncio.TaskGroup() as group:
+            while (due := await arrivals.get()) is not None:
+                group.create_task(one(due, next(source)))
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
     await pacing
     for _, writer in idle:
         writer.close()

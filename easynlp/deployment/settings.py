@@ -69,8 +69,8 @@ class ServeOptions:
     threads: Count = 1
     """CPU threads of one call of an exported model."""
     workers: Annotated[int, Range(0, 64)] = 0
-    """Batches of a model computed at the same time, each with --threads; 0: of an exported model as
-    many as there are cores for, else one."""
+    """Batches of an exported model computed at the same time, each with --threads; 0: as many as
+    there are cores for. A model in torch computes one at a time."""
     max_chars: Count = 20_000
     """Most characters of one text; longer ones are refused (422)."""
     max_texts: Count = 256

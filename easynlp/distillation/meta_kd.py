@@ -39,7 +39,7 @@ from torch.nn.functional import cross_entropy
 
 from easynlp.data.sampling import Source
 from easynlp.distillation.domains import DomainRows, expertise_weights, mean_one
-from easynlp.distillation.logits import EXAMPLE, TEACHER, distill, texts_of
+from easynlp.distillation.logits import EXAMPLE, TEACHER, TOLD, distill, texts_of
 from easynlp.distillation.losses import hidden_mse, soft_kl
 from easynlp.errors import ConfigError, ModelError
 from easynlp.models.compact import stored_layer
@@ -163,8 +163,8 @@ def meta_distill(
 
     def soft(run: Pass) -> torch.Tensor:
         ours = base.log_probs(run.output, run.batch)
-        each = soft_kl(ours, run.batch[TEACHER], temperature)
-        return (each * run.batch[WEIGHT]).sum()
+        each = soft_kl(ours, run.batch[TEACHER], temperature) * run.batch[WEIGHT]
+        return (each * run.batch[TOLD]).sum() if TOLD in run.batch else each.sum()
 
     terms = [
         replace(term, compute=soft) if term.name == "distill" else _weighted(plan, term)
@@ -178,6 +178,8 @@ def meta_distill(
         notes.check(len(taught.lengths))
         found = [taught.features(i, 0) for i in range(len(taught.lengths))]
         sure = np.exp([item[TEACHER][0, item["target"]] for item in found])
+        # Of a row that the teacher has no answer to nothing is known: it counts as the others do.
+        sure = np.where(np.isnan(sure), np.nanmean(sure), sure)
         weights = _deal(expertise_weights(np.array(notes.scores), sure), weighting, seed)
         seen = None
         if views is not None:

@@ -169,6 +169,8 @@ class Client:
             try:
                 self._wait_for_turn()
                 said = self._send(body)
+                if isinstance(said, dict) and "usage" in said:  # paid for, whatever else it lacks
+                    used = _usage(said, most)
                 reply = said["choices"][0]["message"]["content"]
                 reply = reply if isinstance(reply, str) else ""
                 used = _usage(said, most)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from easynlp.atomic import write_json
+from easynlp.atomic import write_folder, write_json
 from easynlp.config import parse_method, to_yaml
 from easynlp.data.augment import augment
 from easynlp.data.diagnose import example_hash, fingerprint
@@ -198,9 +198,14 @@ class _Work:
         given = [getattr(self.config, name) for name in self.rows]
         given += [self.options.unlabeled, self.options.similar_words]
         inputs = {path: fingerprint(path).sha256 for path in given if path}
+        # A student half of whose training had another teacher would have learned from both.
+        taught = {each.name: each.fingerprint for each in self.members}
         if done.is_file():
             before = json.loads(done.read_text(encoding="utf-8"))
-            if changed := [path for path in inputs if before["inputs"].get(path) != inputs[path]]:
+            changed = [path for path in inputs if before["inputs"].get(path) != inputs[path]]
+            known = before.get("taught_by", taught)  # what an older version did not write down
+            changed += [name for name in taught if known.get(name) != taught[name]]
+            if changed:
                 raise ConfigError(
                     f"cannot resume {self.folder}: {changed[0]} has changed since. Start anew with "
                     "--overwrite, or bring the file back"
@@ -212,7 +217,8 @@ class _Work:
             copies = self._copies() if self.options.augment else []
             write_rows(home / "unlabelled.jsonl", [*self.pool, *copies])
             self.report |= {"labelled": len(self.rows["train"]), "unlabelled": len(self.pool),
-                            "augmented": len(copies), "inputs": inputs}  # fmt: skip
+                            "augmented": len(copies), "inputs": inputs,
+                            "taught_by": taught}  # fmt: skip
             write_json(done, self.report)
         if self.report["unlabelled"] + self.report["augmented"]:
             files["unlabelled"] = str(home / "unlabelled.jsonl")
@@ -257,14 +263,17 @@ class _Work:
         if not (home / "config.json").is_file():
             large = Backbone.load(self.options.teacher[0])
             layers = chosen_layers(self.options.student_layers, large.config)
-            home.mkdir(exist_ok=True)
-            large.save_tokenizer(home)
             model, gaps = large.with_head_and_gaps("AutoModel")
             small = keep_layers(model, layers)
             state = small.state_dict()
             if lacks_pooler(gaps):  # a random one must not pass for a trained one
                 state = {k: v for k, v in state.items() if not k.startswith("pooler.")}
-            small.save_pretrained(home, state_dict=state)
+
+            def fill(target: Path) -> None:
+                large.save_tokenizer(target)
+                small.save_pretrained(target, state_dict=state)
+
+            write_folder(home, fill)
         return str(home)
 
     def _methods(self, files: Mapping[str, str]) -> list[str]:
@@ -282,7 +291,8 @@ class _Work:
         specs = [_spec("distill", given)]
         weights = {n: getattr(options, n) for n in ("hidden", "attention", "relation")}
         if any(weights.values()):
-            inner = {"teacher": options.teacher[0], **weights, "layers": options.layers}
+            inner = {"teacher": options.teacher[0], **weights, "layers": options.layers,
+                     "max_length": options.teacher_length}  # fmt: skip
             specs.append(_spec("distill_layers", inner))
         return specs
 
@@ -303,9 +313,11 @@ class _Work:
                          "  ".join(f"{k} {v:.4f}" for k, v in found.items()))  # fmt: skip
 
     def _score(self, member: Teacher, examples: Sequence[Example]) -> dict[str, float] | None:
-        """Return a teacher's scores; of a tagger that is no run there are none."""
+        """Return a teacher's scores; of an endpoint and a tagger that is no run there are none."""
+        if not isinstance(member, ModelTeacher):  # asking costs, and some texts get no answer
+            return None
         if self.wanted.kind == "tags":
-            if not isinstance(member, ModelTeacher) or not member.is_run:
+            if not member.is_run:
                 return None
             return member.pipeline.evaluate(examples)
         answers = ask(member, examples, self._cache(), self.options.cache_dtype)

@@ -24,7 +24,7 @@ from easynlp.landing.shipping import ROW_OF, ROWS, served_folder
 from easynlp.landing.stages import Road
 from easynlp.options import flag, option_fields
 
-__all__ = ["calibration", "command", "make_report"]
+__all__ = ["calibration", "command", "commands", "make_report"]
 
 FORMAT = 1
 WORST = 20
@@ -68,7 +68,7 @@ def make_report(options: LandOptions, gone: Road) -> dict[str, Any]:
             "steps": _curves(gone),
             "labels": done["curve"].facts["points"] if "curve" in done else {},
         },
-        "commands": _commands(options),
+        "commands": commands(options, pair=_is_of_pairs(gone)),
         "machine": done["latency"].facts["machine"] if "latency" in done else None,
         "timed": done["latency"].facts["texts"] if "latency" in done else None,
         "versions": versions(),
@@ -168,9 +168,16 @@ def _is_switch(pair: Sequence[str]) -> bool:
     return pair[0].removeprefix("--").removeprefix("no-").replace("-", "_") in switches
 
 
-def _commands(options: LandOptions) -> dict[str, str]:
+def commands(options: LandOptions, *, pair: bool) -> dict[str, str]:
+    """Return what to type to repeat a road, and to serve, ask and use its model.
+
+    Args:
+        options: Of the road.
+        pair: Whether the model takes two texts.
+    """
     folder = Path(options.output) / "model"
-    body = json.dumps({"texts": ["房间很干净，下次还来"]}, ensure_ascii=False)
+    asked: Any = {"text": "怎么退款", "text_b": "如何退钱"} if pair else "房间很干净，下次还来"
+    body = json.dumps({"texts": [asked]}, ensure_ascii=False)
     return {
         "repeat": command(options),
         "serve": f"easynlp serve {shlex.quote(str(folder))} --port 8000",
@@ -179,6 +186,11 @@ def _commands(options: LandOptions) -> dict[str, str]:
         "predict": f"easynlp predict {shlex.quote(str(folder))} --input new.jsonl "
         "--output answers.jsonl",
     }
+
+
+def _is_of_pairs(gone: Road) -> bool:
+    rows = read_rows(gone.done["diagnose"].folder / "train.jsonl")
+    return any(each.get("text_b") for each in rows)
 
 
 def _target(options: LandOptions, size: int) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import json
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -138,6 +139,9 @@ def _default(name: str, ids: np.ndarray, path: Path) -> np.ndarray:
 class TorchModel:
     """A torch module, run without gradients.
 
+    Several threads may call it, one at a time: a module may hold what belongs to the pass under way
+    (a prompt's holes, see `easynlp.models.heads.MaskedPositions`), and torch has its own threads.
+
     Args:
         model: Takes some of the batch's arrays by name; returns logits, or an output with
             ``.logits``. Its mode (train, eval) is left as it is.
@@ -158,6 +162,7 @@ class TorchModel:
 
         found = device if device is not None else next(model.parameters()).device
         self.model, self.precision, self.device = model, precision, torch.device(found)
+        self._running = threading.Lock()
         self.call_cost = 40 if self.device.type == "cpu" else 0  # others want whole batches
         self.inputs = tuple(inspect.signature(model.forward).parameters)
 
@@ -201,6 +206,7 @@ class TorchModel:
         }
         reduced = self.precision == "bf16"
         with (
+            self._running,
             torch.inference_mode(),
             torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=reduced),
         ):

@@ -97,7 +97,7 @@ def sources(old: Tokenizer, new: Tokenizer) -> list[list[int]]:
             continue
         continued = token.startswith("##") and len(token) > 2
         text = token[2:] if continued else token.removeprefix("▁")
-        cut = old.backend.encode(text, add_special_tokens=False)
+        (cut,) = old.pieces([text])
         # By id and not by name: of what it does not know, Unigram gives the text as the name.
         ids = list(cut.ids)
         if continued and ids:
@@ -112,7 +112,7 @@ def count_tokens(texts: Iterable[str], tokenizer: Tokenizer) -> Counter[int]:
     batch: list[str] = []
 
     def count() -> None:
-        for item in tokenizer.backend.encode_batch(batch, add_special_tokens=False):
+        for item in tokenizer.pieces(batch):
             counts.update(item.ids)
         batch.clear()
 

@@ -119,6 +119,12 @@ class Tokenizer:
         """Return a token's id, or None."""
         return self.backend.token_to_id(token)
 
+    def pieces(self, texts: Sequence[str]) -> list[Encoding]:
+        """Cut whole texts into tokens: nothing is truncated, no special tokens are added."""
+        self._set_truncation(None)
+        found: list[Encoding] = self.backend.encode_batch(list(texts), add_special_tokens=False)
+        return found
+
     @cached_property
     def begins_with_space(self) -> bool:
         """Whether a text's first token carries a space that the text does not have (``▁``).

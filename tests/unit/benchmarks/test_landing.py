@@ -213,6 +213,18 @@ def test_weights_of_a_timed_run_tell_texts_apart(options, tmp_path):
     assert meta["config"]["labels"] == ["好", "差"]
 
 
+def test_a_model_that_is_a_path_is_timed_within_the_output(options, tiny_folder, tmp_path):
+    before = sorted(tiny_folder.iterdir())
+    run = run_of_shape(options, str(tiny_folder), tmp_path / "out", steps=1)
+    assert run.is_relative_to(tmp_path / "out")
+    assert sorted(tiny_folder.iterdir()) == before
+
+
+def test_students_of_one_folder_are_refused(options):
+    found = bench_landing(replace(options, parts=("eprstmt",), students=("a/model", "b/model")))
+    assert "--students a/model and b/model" in found["skipped"]["eprstmt"]
+
+
 def test_reports_of_other_commands_are_read(options, tmp_path, capsys):
     means = {"kd": 0.025, "kd, pooled": 0.0, "metakd, shuffled": 0.001}
     gains = {arm: {"mean": mean, "half_width": 0.01} for arm, mean in means.items()}
@@ -236,6 +248,10 @@ def test_reports_of_other_commands_are_read(options, tmp_path, capsys):
     assert found["metakd_kd"]["value"] == pytest.approx(2.5)
     swapped = bench_landing(replace(options, parts=("server",), server=given["metakd"]))
     assert "is not the report of easynlp bench serve" in swapped["skipped"]["server"]
+    del server["spread_ratio"]
+    paths["server"].write_text(json.dumps(server), "utf-8")
+    earlier = bench_landing(replace(options, parts=("server",), server=given["server"]))
+    assert "has no spread_ratio: run easynlp bench serve" in earlier["skipped"]["server"]
     code = main(["bench", "landing", "--parts", "metakd", "--metakd", given["metakd"],
                  "--output", str(tmp_path / "cli"), "--write", str(tmp_path / "page.md"),
                  "--json"])  # fmt: skip

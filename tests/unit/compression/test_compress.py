@@ -190,3 +190,15 @@ def test_unlabelled_text_is_found_where_the_runs_own_data_had_it(trained, tmp_pa
     assert [row["text"] for row in Material.read(config).unlabeled] == ["yes"]
     pool.write_text('{"content": "no"}\n', "utf-8")  # another layout is guessed
     assert [row["text"] for row in Material.read(config).unlabeled] == ["no"]
+
+
+def test_a_text_of_test_is_known_again_in_the_pool_however_it_is_spaced(trained, tmp_path):
+    text, label = REVIEWS[0]
+    test, pool = tmp_path / "test.jsonl", tmp_path / "pool.jsonl"
+    test.write_text(json.dumps({"text": f"{text}ABC!", "label": label}) + "\n", "utf-8")
+    rows = [{"text": f" {text}ＡＢＣ！ "}, {"text": "别的话"}]
+    pool.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    config = CompressConfig(
+        run=str(trained / "run"), test=str(test), unlabeled=str(pool), int8=True
+    )
+    assert [row["text"] for row in Material.read(config).unlabeled] == ["别的话"]

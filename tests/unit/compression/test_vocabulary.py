@@ -28,6 +28,17 @@ def test_what_the_texts_use_stays_as_it_was_cut(tokenizer_of_each_kind):
     assert unknown_rate(found.tokenizer, TEXTS) == 0
 
 
+def test_texts_are_counted_whole_whatever_was_encoded_before(tokenizer_of_each_kind):
+    """The library goes on truncating as it was told last."""
+    tokenizer = tokenizer_of_each_kind
+    plain = choose_vocabulary(tokenizer, TEXTS, fallback=0)
+    for each in (tokenizer, plain.tokenizer):
+        each.by_library(TEXTS, 4)
+    assert choose_vocabulary(tokenizer, TEXTS, fallback=0).kept == plain.kept
+    plain.tokenizer.by_library(TEXTS, 4)
+    assert unknown_rate(plain.tokenizer, [f"{TEXTS[0]}老板热情"]) > 0.3
+
+
 def test_rare_characters_are_known_by_fallback_alone(tokenizer_of_each_kind):
     other = ["老板热情"]  # none of its characters is in TEXTS
     without = choose_vocabulary(tokenizer_of_each_kind, TEXTS, fallback=0)

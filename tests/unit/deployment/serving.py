@@ -84,9 +84,10 @@ def wait(condition, seconds=10.0):
 
 
 @contextlib.contextmanager
-def slow_server(run, timeout):
+def slow_server(run, timeout=20, workers=1):
     pipeline = Slow(Pipeline.load(run))
-    with Running(run, load=lambda: pipeline, max_batch=2, request_timeout=timeout) as running:
+    options = {"max_batch": 2, "request_timeout": timeout, "workers": workers}
+    with Running(run, load=lambda: pipeline, **options) as running:
         running.slow = pipeline
         pipeline.seen.clear()
         yield running

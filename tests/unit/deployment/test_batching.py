@@ -126,6 +126,27 @@ def test_free_workers_share_what_waits():
     assert sorted(model.batches) == [[0, 1, 2], [3, 4, 5], [6, 7]]
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_worker_keeps_its_thread(workers):
+    """Torch starts threads of its own for every thread that calls it, and never ends them."""
+    threads = set()
+
+    def compute(items):
+        threads.add(threading.get_ident())
+        return items
+
+    async def test(batcher):
+        async def client():
+            for i in range(300):
+                await batcher.submit([i])
+
+        await asyncio.gather(*(client() for _ in range(16)))
+
+    compute.gate = threading.Event()
+    batched(test, compute, workers=workers, max_batch=4, max_wait=0)
+    assert 1 <= len(threads) <= workers
+
+
 def test_closing_waits_for_all_workers():
     async def test():
         batcher = Batcher(Model(seconds=0.05), workers=3)

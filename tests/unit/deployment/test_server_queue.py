@@ -1,10 +1,15 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+import threading
 import time
+from dataclasses import replace
+from types import SimpleNamespace
 
-from tests.unit.deployment.serving import code, in_background, wait
+from easynlp.pipeline import Pipeline
+from tests.unit.deployment.serving import code, in_background, slow_server, wait
 
 
 def test_a_slow_body_is_given_up_and_delays_nobody(impatient):
@@ -33,6 +38,42 @@ def test_a_full_queue_says_when_to_come_back(slow):
     for thread, found in [*first, fits]:
         thread.join(10)
         assert found[0].status_code == 200
+
+
+def test_workers_compute_side_by_side_and_encode_in_turn(run):
+    texts = ["房间很好", "前台态度差", "早餐不错"]
+    wanted = [each["label"] for each in Pipeline.load(run).predict(texts)]
+    one, together = threading.Lock(), []
+    with slow_server(run, workers=3) as running:
+        encode = running.slow.encode
+
+        def watched(examples):
+            free = one.acquire(blocking=False)
+            together.append(not free)
+            time.sleep(0.05)
+            if free:
+                one.release()
+            return encode(examples)
+
+        running.slow.encode = watched
+        running.slow.gate.clear()
+        asked = [in_background(lambda text=text: running.ask({"text": text})) for text in texts]
+        wait(lambda: len(running.slow.seen) == 3)  # none is answered yet
+        running.slow.gate.set()
+        for thread, _ in asked:
+            thread.join(10)
+    assert [found[0].json()["prediction"]["label"] for _, found in asked] == wanted
+    assert together == [False] * 3
+
+
+def test_an_exported_model_has_a_worker_for_each_core(slow, monkeypatch):
+    service = slow.service
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
+    assert service._cores() == 8
+    service.options = replace(service.options, threads=3)
+    assert service._cores() == 2
+    monkeypatch.setattr(slow.slow, "model", SimpleNamespace(backend="torch"))
+    assert service._cores() == 1
 
 
 def test_who_waits_too_long_is_told(impatient):

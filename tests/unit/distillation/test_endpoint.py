@@ -90,7 +90,8 @@ class Server:
         if "中评" in text:
             reply = "标签：中评"
         usage = {"prompt_tokens": 100, "completion_tokens": 10}
-        body = {"choices": [{"message": {"content": reply}}], "usage": usage}
+        choices = [{"message": {"content": reply}}] * ("没有回答" not in text)
+        body = {"choices": choices, "usage": usage}
         return self.send(handler, 200, json.dumps(body).encode())
 
     def send(self, handler, code, body, headers=None):
@@ -131,6 +132,14 @@ def test_labels_are_read_and_failures_tried_again(server, tmp_path):
     assert asked.counts == {"answered": 4, "failed": 2, "junk": 1, "unknown label": 1}
     assert server.seen["总坏"] == 5
     assert server.seen["五百好"] == server.seen["断开好"] == 2
+
+
+def test_a_reply_that_lacks_its_text_is_paid_for_all_the_same(server, tmp_path):
+    """Else an endpoint that spends all on thinking would never come to the end of a budget."""
+    asked = teacher(server, tmp_path, max_tokens=500, reply_tokens=10)
+    assert labels_of(asked.answers(rows("没有回答"))) == [None]
+    assert server.seen["没有回答"] < 5
+    assert Ledger(tmp_path / "replies.jsonl", asked.options).tokens_in >= 100
 
 
 def test_sureness_is_the_probability_of_the_label(server, tmp_path):

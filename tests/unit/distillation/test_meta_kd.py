@@ -16,6 +16,7 @@ from easynlp.config import TrainConfig
 from easynlp.data.sampling import EncodedRows
 from easynlp.distillation.domains import DomainRows, expertise_weights, prototype_scores
 from easynlp.distillation.meta_kd import meta_distill, meta_teacher
+from easynlp.distillation.teachers import ModelTeacher
 from easynlp.errors import ConfigError, DataError, ModelError
 from easynlp.models.backbone import Backbone
 from easynlp.pipeline import Pipeline
@@ -196,6 +197,24 @@ def test_a_student_is_taught_by_weighed_answers_and_views(tiny_backbone, notes, 
     assert sums["transfer"] > 0
     weights = {term.name: term.weight for term in plan.terms}
     assert weights == {"loss": 0.0, "distill": 1.0, "transfer": 0.5}
+
+
+def test_a_row_the_teacher_does_not_answer_teaches_nothing(
+    tiny_backbone, notes, teacher, monkeypatch
+):
+    whole, silent = ModelTeacher.answers, (1, 4)
+
+    def answers(self, examples):
+        found = whole(self, examples)
+        return [np.full_like(a, np.nan) if i in silent else a for i, a in enumerate(found)]
+
+    monkeypatch.setattr(ModelTeacher, "answers", answers)
+    plan = meta_distill(make_plan(tiny_backbone), teacher=teacher, rows=notes, transfer=0.0)
+    batch, sums = step(plan)
+    assert float(batch["weight"].mean()) == pytest.approx(1.0, rel=1e-5)
+    alone = [step(plan, [i])[1]["distill"] for i in range(8)]
+    assert [i for i, loss in enumerate(alone) if loss == 0] == [*silent]
+    assert sum(alone) == pytest.approx(sums["distill"], rel=1e-5)
 
 
 def test_views_differ_by_domain_and_text(tiny_backbone, notes, teacher, tmp_path):

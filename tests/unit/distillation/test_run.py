@@ -8,6 +8,7 @@ import pytest
 
 from easynlp.cli.main import main
 from easynlp.distillation.answers import Wanted
+from easynlp.distillation.endpoint import write_endpoint
 from easynlp.distillation.run import _Work, distill
 from easynlp.distillation.settings import DistillConfig, DistillOptions, EndpointOptions
 from easynlp.errors import ConfigError, ModelError
@@ -95,6 +96,15 @@ def test_it_goes_on_where_it_was_stopped_to_the_same_weights(files, tmp_path, st
         distill(replace(other, resume=True), options)
 
 
+def test_with_another_teacher_it_does_not_go_on(files, tmp_path, tiny_backbone):
+    """The student would have learned from both, and the report named one."""
+    config, options = files
+    distill(config, options)
+    classifier(tmp_path / "teacher", tiny_backbone, max_length=16)
+    with pytest.raises(ConfigError, match="teacher has changed since"):
+        distill(replace(config, resume=True), options)
+
+
 def test_controls_take_as_many_steps(files, tmp_path):
     config, options = files
     losses = {}
@@ -148,6 +158,25 @@ def test_an_ensemble_and_a_student_of_its_layers(files, tmp_path, tiny_backbone)
     )
 
 
+def test_a_start_that_was_cut_off_is_made_again(files, tmp_path, monkeypatch):
+    """The library writes the configuration first, and that alone is no model."""
+    from transformers import PreTrainedModel
+
+    config, options = files
+    options = replace(options, student_layers="1")
+    whole = PreTrainedModel.save_pretrained
+
+    def killed(self, folder, **more):
+        self.config.save_pretrained(folder)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(PreTrainedModel, "save_pretrained", killed)
+    with pytest.raises(KeyboardInterrupt):
+        distill(config, options)
+    monkeypatch.setattr(PreTrainedModel, "save_pretrained", whole)
+    assert "dev" in distill(replace(config, resume=True), options).meta["scores"]
+
+
 def test_an_endpoint_teaches(files, tmp_path, monkeypatch):
     config, options = files
     monkeypatch.setenv("MY_KEY", "sk-very-secret-1234")
@@ -167,6 +196,27 @@ def test_an_endpoint_teaches(files, tmp_path, monkeypatch):
     patient = replace(endpoint, retries=0, timeout=9.0)
     distill(replace(config, resume=True), replace(options, teacher=()), patient)
     assert sum(server.seen.values()) == 32
+
+
+def test_an_endpoint_is_not_asked_about_the_rows_of_dev_and_test(files, tmp_path):
+    config, options = files
+    server = Server()
+    endpoint = EndpointOptions(endpoint=server.url, endpoint_model="m")
+    write_endpoint(tmp_path / "llm.json", endpoint, [])
+    dev = write(tmp_path / "dev.jsonl", [{**row, "text": f"新{row['text']}"} for row in ROWS])
+    distill(replace(config, dev=dev), replace(options, teacher=(f"llm:{tmp_path / 'llm.json'}",)))
+    server.http.shutdown()
+    server.http.server_close()
+    assert sum(server.seen.values()) == 32
+    assert not report_of(config)["teachers"]
+
+
+def test_the_length_a_teacher_reads_is_that_of_its_layers_too():
+    options = DistillOptions(teacher=("t",), relation=1.0, teacher_length=64)
+    work = _Work(DistillConfig(train="", output=""), options, EndpointOptions(), None)
+    answers, layers = work._methods({})
+    assert "teacher_length=64" in answers
+    assert "max_length=64" in layers
 
 
 @pytest.mark.parametrize(

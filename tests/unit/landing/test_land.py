@@ -1,5 +1,6 @@
 import json
 import random
+import shlex
 import shutil
 from dataclasses import replace
 from types import SimpleNamespace
@@ -9,10 +10,13 @@ from safetensors.numpy import load_file, save_file
 
 from easynlp.compression.candidates import Candidate, Shape
 from easynlp.compression.settings import parse_size
+from easynlp.deployment.protocol import Limits, _parse
+from easynlp.deployment.settings import ServeOptions
 from easynlp.errors import ConfigError, DataError, Interrupted, ModelError
 from easynlp.landing import learning, measuring, shipping
 from easynlp.landing.land import land
 from easynlp.landing.learning import read_rows
+from easynlp.landing.report import commands
 from easynlp.landing.settings import LandOptions
 from easynlp.landing.stages import Room
 from easynlp.pipeline import Pipeline, fingerprint
@@ -356,6 +360,14 @@ def test_sizes():
 def test_a_precision_no_threshold_can_promise_is_refused_at_once():
     with pytest.raises(ConfigError, match="below 1"):
         LandOptions(train="a", output="b", abstain_precision=1.0)
+
+
+@pytest.mark.parametrize("pair", [False, True])
+def test_what_the_report_says_to_ask_is_what_the_server_takes(pair):
+    typed = shlex.split(commands(LandOptions(train="t", output="runs/l"), pair=pair)["ask"])
+    limits = Limits(ServeOptions(run=("runs/l/model",)), pair)
+    examples = _parse(typed[typed.index("-d") + 1].encode(), limits).examples
+    assert [set(each) for each in examples] == [{"text", "text_b"} if pair else {"text"}]
 
 
 def test_times_are_of_the_calls_made():

@@ -116,6 +116,22 @@ def test_no_text_from_outside_becomes_markup():
         assert not [each for each in attributes if each.startswith("on")], name
 
 
+@pytest.mark.parametrize(
+    ("kept", "of", "alike"),
+    [("distill", "", True), ("compress", "distill", True), ("compress", "augment", False),
+     ("compress", "teacher", False), ("prune", "distill", False)],
+)  # fmt: skip
+def test_the_same_search_is_claimed_only_of_what_had_it(kept, of, alike):
+    report = a_report("x") | {"kept": {"stage": kept, "dev": 0.8}}
+    report["compressed"]["of"] = of
+    served, large = report["table"]
+    report["table"] = [{**served, "key": "served"}, large,
+                       {**served, "key": "small_finetuned", "served": False}]  # fmt: skip
+    said = "".join(outline(page(report)).text)
+    assert "Against plain fine-tuning" in said
+    assert ("with the same steps and search" in said) is alike
+
+
 def test_the_page_needs_no_network():
     text = page(a_report("好评"))
     found = outline(text)

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import onnx
 import pytest
@@ -7,6 +10,7 @@ import torch
 from onnx import TensorProto, helper
 
 from easynlp.errors import ModelError
+from easynlp.models.heads import MaskedPositions
 from easynlp.models.runtime import DYNAMIC_INT8, OnnxModel, TorchModel
 
 
@@ -87,3 +91,20 @@ def test_bf16_answers_come_as_float32():
     found = TorchModel(toy, "bf16").logits({"input_ids": ids})
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, toy(torch.from_numpy(ids)).detach().numpy(), atol=0.1)
+
+
+def test_threads_that_share_a_model_get_their_own_answers(tiny_backbone):
+    """What stands at the holes of a prompt is kept by the module while it runs."""
+    model = TorchModel(MaskedPositions(tiny_backbone.with_head("AutoModelForMaskedLM")).eval())
+    rng = np.random.default_rng(0)
+    batches = [
+        {"input_ids": rng.integers(5, 50, (1, 8)), "masked_positions": np.array([place])}
+        for place in range(1, 7)
+    ]
+    alone = [model.logits(batch) for batch in batches]
+    body = model.model.core.base_model
+    body.register_forward_pre_hook(lambda module, args: time.sleep(0.02))
+    with ThreadPoolExecutor(len(batches)) as pool:
+        together = list(pool.map(model.logits, batches))
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
