@@ -22,7 +22,7 @@ from easynlp.errors import ConfigError, DataError, ModelError
 from easynlp.pipeline import Pipeline
 from easynlp.tasks.base import Example, Prediction
 
-__all__ = ["Answer", "Service", "resident_bytes", "unavailable"]
+__all__ = ["Answer", "Service", "cores", "resident_bytes", "unavailable"]
 
 PATIENCE = 0.05
 """Seconds an answer may take before its client is watched for leaving."""
@@ -171,9 +171,7 @@ class Service:
         """Return how many calls of an exported model the cores have room for; of others one."""
         if not self.pipeline.model.backend.startswith("onnx"):
             return 1
-        known = hasattr(os, "sched_getaffinity")  # not on every system
-        cores = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
-        return max(1, cores // self.options.threads)
+        return max(1, cores() // self.options.threads)
 
     def _warm_up(self) -> None:
         """Answer made-up texts, so that the first client does not wait for what is lazy."""
@@ -196,6 +194,21 @@ class Service:
             return [self._compute([example])[0] for example in examples]
         cut = (bool(item.get("truncated")) for item in features)
         return list(zip(predictions, cut, strict=True))
+
+
+def cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """Return how many cores this process may keep busy: its affinity, and a container's quota.
+
+    Args:
+        quota: Where the system says it: microseconds a period, and the period's.
+    """
+    known = hasattr(os, "sched_getaffinity")  # not on every system
+    found = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
+    try:
+        share, period = quota.read_text(encoding="ascii").split()[:2]
+        return max(1, min(found, int(share) // int(period)))
+    except (OSError, ValueError, ZeroDivisionError):  # none, "max", or not Linux
+        return found
 
 
 def resident_bytes() -> int | None:

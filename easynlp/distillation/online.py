@@ -167,7 +167,9 @@ class _Lesson:
         def compute(run: Pass) -> torch.Tensor:
             said = run.output[_SAID]
             ours, theirs = (self.task.log_probs(said[each], run.batch) for each in (name, source))
-            return soft_kl(ours, theirs.roll(self.turn, 0), self.temperature).sum()
+            # Of tags each token is a row here: half way round is another text's.
+            turned = theirs.roll(len(theirs) // 2 if self.turn else 0, 0)
+            return soft_kl(ours, turned, self.temperature).sum()
 
         return compute
 

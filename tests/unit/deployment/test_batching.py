@@ -153,7 +153,8 @@ def test_closing_waits_for_all_workers():
         batcher.start()
         asked = [batcher.submit([i]) for i in range(5)]
         await asyncio.sleep(0)
-        await batcher.close()
+        async with asyncio.timeout(10):
+            await batcher.close()
         with pytest.raises(Closed):
             batcher.submit([1])
         return [each.result() for each in asked]

@@ -8,6 +8,9 @@ import time
 from dataclasses import replace
 from types import SimpleNamespace
 
+import pytest
+
+from easynlp.deployment.service import cores
 from easynlp.pipeline import Pipeline
 from tests.unit.deployment.serving import code, in_background, slow_server, wait
 
@@ -117,3 +120,14 @@ def test_a_failing_text_fails_alone_and_tells_no_secrets(slow, caplog):
     assert "secret" not in bad[1][0].text
     assert "out of memory" in caplog.text
     assert good[1][0].status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("said", "found"), [("max 100000", 64), ("250000 100000", 2), ("50000 100000", 1), ("", 64)]
+)
+def test_a_containers_share_of_the_cores_counts(tmp_path, monkeypatch, said, found):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(64), raising=False)
+    path = tmp_path / "cpu.max"
+    path.write_text(said, "utf-8")
+    assert cores(path) == found
+    assert cores(tmp_path / "none") == 64
