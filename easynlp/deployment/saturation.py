@@ -97,7 +97,8 @@ class Saturation:
     @property
     def wrong(self) -> int:
         """Return how many requests did not get exactly one answer of their own."""
-        return self.lost + self.overload.failed + self.overload.surplus
+        shed = self.overload
+        return self.lost + shed.failed + shed.unanswered + shed.surplus
 
     def lines(self) -> list[str]:
         """Return the findings for people."""
