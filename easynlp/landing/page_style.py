@@ -44,7 +44,7 @@ tr.marked>*{background:var(--mark)}
 .strong{font-weight:700}
 .texts tbody *{overflow-wrap:anywhere}
 .texts th[scope=row]{font-weight:400;min-width:min(18rem,44vw)}
-.texts td{min-width:3.5rem}
+.texts td{min-width:5rem}
 .cell{display:inline-block;min-width:3.2em;padding:.1em .5em;border-radius:3px;text-align:right}
 .right1{background:var(--r1)}.right2{background:var(--r2)}.right3{background:var(--r3)}
 .right4{background:var(--r4)}
