@@ -69,8 +69,19 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
         if path.exists():
             shutil.rmtree(path)
         temporary.rename(path)
-    except OSError as error:
-        raise RunError(f"cannot write {path}: {error.strerror}. Nothing was changed") from error
+    except Exception as error:
+        if (why := _refused(error)) is None:
+            raise
+        raise RunError(f"cannot write {path}: {why}. Nothing was changed") from error
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _refused(error: Exception) -> str | None:
+    """Return why the disk refused, if that is what an error says."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    # safetensors, which need not be installed, has an error of its own for what the disk says.
+    told = type(error).__name__ == "SafetensorError" and "I/O error" in str(error)
+    return str(error) if told else None
