@@ -25,6 +25,8 @@ __all__ = ["copy_run", "keep_rows", "plain_reading", "train_once", "write_rows"]
 def train_once(config: TrainConfig, task_config: Any = None) -> Pipeline:
     """Train, or take up what an earlier call left; a run that is complete is only loaded.
 
+    Its checkpoints, several times its weights, are deleted then: nothing goes on from them.
+
     Args:
         config: Of the run; its `resume` is set here.
         task_config: Options of the task.
@@ -35,7 +37,9 @@ def train_once(config: TrainConfig, task_config: Any = None) -> Pipeline:
     folder = Path(config.output)
     if (folder / META).is_file():
         return Pipeline.load(folder, backend="torch")
-    return run.train(replace(config, resume=(folder / "train.yaml").is_file()), task_config)
+    made = run.train(replace(config, resume=(folder / "train.yaml").is_file()), task_config)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    return made
 
 
 def copy_run(source: Path, target: Path) -> None:

@@ -67,6 +67,7 @@ def test_the_best_on_dev_becomes_a_plain_run_folder(given, tmp_path):
     best = tmp_path / "run" / choice.chosen.folder
     files = [folder / "model.safetensors" for folder in (tmp_path / "run", best)]
     assert files[0].read_bytes() == files[1].read_bytes()
+    assert not list((tmp_path / "run").rglob("optimizer.safetensors"))  # several times the weights
 
 
 def test_what_was_tried_is_not_tried_again(given, tmp_path, monkeypatch):
