@@ -24,21 +24,20 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from easynlp import run
 from easynlp.atomic import write_json
 from easynlp.config import DataOptions, TrainConfig, to_yaml
 from easynlp.dataset import read_splits
 from easynlp.errors import ConfigError, ModelError, RunError, did_you_mean
 from easynlp.fewshot.baselines import NaiveBayesEM, SelfTrainedLinear
 from easynlp.fewshot.cp_tuning import INFERENCES
-from easynlp.fewshot.phases import copy_run
+from easynlp.fewshot.phases import copy_run, train_once
 from easynlp.fewshot.prompt_classify import PromptClassify, PromptConfig
 from easynlp.fewshot.self_training import read_pool, self_train
 from easynlp.fewshot.settings import FewShotConfig, SelfTrainingOptions
 from easynlp.fewshot.verdict import Choice, Try, best_of, explain
 from easynlp.models.backbone import Backbone
 from easynlp.options import pieces
-from easynlp.pipeline import META, Pipeline, make_meta, save_meta
+from easynlp.pipeline import Pipeline, make_meta, save_meta
 from easynlp.tasks.base import Example
 from easynlp.tasks.labels import label_of
 from easynlp.tasks.text_classify import ClassifyConfig, TextClassify
@@ -253,11 +252,9 @@ def _try(
     log.info("%s %s", name, detail)
     started = time.perf_counter()
     every, looks = budget_of(changes, base.steps, evaluations)
-    config = replace(base, **changes, output=str(home), eval_every=every,
-                     resume=(home / "train.yaml").is_file())  # fmt: skip
+    config = replace(base, **changes, output=str(home), eval_every=every)
     try:
-        if not (home / META).is_file():
-            run.train(config, own)
+        train_once(config, own)
         found = _judged(name, detail, home, dev, started, place, looks)
     except (ConfigError, ModelError, RunError) as error:
         found = Try(name, detail, 0.0, NEVER, 0.0, note=str(error).splitlines()[0])

@@ -13,7 +13,7 @@ from scipy.stats import binomtest
 from easynlp.cli.main import main
 from easynlp.errors import ConfigError
 from easynlp.fewshot import choose as module
-from easynlp.fewshot import verdict
+from easynlp.fewshot import phases, verdict
 from easynlp.fewshot.choose import Try, check_ways, choose, explain
 from easynlp.fewshot.settings import FewShotConfig
 from easynlp.fewshot.verdict import sign_test
@@ -77,7 +77,7 @@ def test_what_was_tried_is_not_tried_again(given, tmp_path, monkeypatch):
     def refuse(*args):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(module.run, "train", refuse)
+    monkeypatch.setattr(phases.run, "train", refuse)
     again = choose(replace(config, resume=True))
     assert again.chosen == first.chosen
     with pytest.raises(ConfigError, match="--resume"):
