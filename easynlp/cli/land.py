@@ -9,6 +9,7 @@ from easynlp.cli.command import Command
 from easynlp.cli.output import complain, say, say_rows
 from easynlp.cli.train import prepare_process
 from easynlp.config import DataOptions
+from easynlp.errors import GateError
 from easynlp.landing.settings import LandOptions
 
 __all__ = ["land"]
@@ -38,12 +39,12 @@ def _land(options: LandOptions) -> None:
     for each in report["verdicts"]:
         if each["status"] == "dropped":
             complain(f"{each['stage']} was dropped: {each['why']}")
-    if (target := report["target"])["reached"] is False:
-        complain(
-            f"--target-size is missed: {target['bytes'] / 1e6:.2f} MB are served, "
-            f"{target['wanted'] / 1e6:.2f} MB were wanted; {landed.page} says why"
-        )
     complain(f"next: {report['commands']['serve']}")
+    if (target := report["target"])["reached"] is False:
+        raise GateError(
+            f"--target-size is missed: {target['bytes'] / 1e6:.3g} MB are served, "
+            f"{target['wanted'] / 1e6:.3g} MB were wanted; {landed.page} says why"
+        )
 
 
 def _shown(row: Mapping[str, Any]) -> dict[str, Any]:

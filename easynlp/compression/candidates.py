@@ -31,7 +31,7 @@ __all__ = [
 Kind = Literal["fp32", "int8", "static", "qat"]
 WIDTHS = (1.0, 0.75, 0.5, 0.25)
 """Widths that are tried for a target size."""
-_GRAPH = 60_000
+_GRAPH, _LAYER = 60_000, 20_000
 """Bytes of an exported graph beside its weights, and of ``easynlp.json``; about."""
 
 
@@ -158,8 +158,9 @@ def choose(rows: Sequence[Candidate], budget: int | None, max_drop: float) -> Ca
 
 
 def estimate_bytes(
-    config: Any, shape: Shape, *, tokens: int, tokenizer: int, positions: int, matrices: int = 1
-) -> int:
+    config: Any, shape: Shape, *, tokens: int, tokenizer: int, positions: int, matrices: int = 1,
+    other: int = 0,
+) -> int:  # fmt: skip
     """Return about how large the export of a shape will be.
 
     Args:
@@ -169,6 +170,7 @@ def estimate_bytes(
         tokenizer: Bytes of its file.
         positions: Positions after the cut.
         matrices: Bytes of a weight: 1 for int8, 4 for fp32.
+        other: Weights of matrices outside tables and layers, such as the pooler's.
     """
     width = int(config.hidden_size)
     size = width // int(config.num_attention_heads)
@@ -178,7 +180,8 @@ def estimate_bytes(
     layer = 4 * width * heads * size + 2 * width * neurons
     vectors = 4 * (9 * width + 3 * heads * size + neurons) * (4 if matrices == 1 else 1)
     rows = tokens + positions + int(getattr(config, "type_vocab_size", 0))
-    return _GRAPH + tokenizer + matrices * (rows * width + shape.depth * layer) + vectors
+    graph = _GRAPH + shape.depth * _LAYER
+    return graph + tokenizer + matrices * (rows * width + shape.depth * layer + other) + vectors
 
 
 def shapes_to_try(

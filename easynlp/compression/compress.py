@@ -48,6 +48,7 @@ from easynlp.deployment.trace import TOLERANCE, lighter
 from easynlp.errors import ConfigError, ModelError
 from easynlp.methods import find_method
 from easynlp.metrics import room_for
+from easynlp.models.heads import core
 from easynlp.models.runtime import OnnxModel
 from easynlp.pipeline import META, MODELS, Pipeline, read_meta, save_meta
 from easynlp.training.folder import check_folder, claim_folder
@@ -142,6 +143,10 @@ def _shapes(material: Material) -> list[Shape]:
     if config.budget is None:
         return shapes_to_try(config, layers)
     found = {}
+    other = sum(
+        weight.numel() for name, weight in core(material.model).named_parameters()
+        if weight.ndim == 2 and "embeddings" not in name and ".layer." not in name
+    )  # fmt: skip
     for shape in grid(config, layers):
         tokenizer, positions = material.task.tokenizer, int(model.max_position_embeddings)
         if shape.vocab:
@@ -149,7 +154,7 @@ def _shapes(material: Material) -> list[Shape]:
             positions = min(positions, int(getattr(material.task.config, "max_length", positions)))
         found[shape] = estimate_bytes(
             model, shape, tokens=tokenizer.vocab_size, positions=positions,
-            tokenizer=len(tokenizer.backend.to_str(pretty=True).encode()),
+            tokenizer=len(tokenizer.backend.to_str(pretty=True).encode()), other=other,
         )  # fmt: skip
     chosen = shapes_to_try(config, layers, found)
     told = ", ".join(f"{s.name} (about {found[s] / 1e6:.1f} MB)" for s in chosen)

@@ -76,9 +76,9 @@ def _fitted(report: Mapping[str, Any]) -> list[Markup]:
         return []
     said = (
         f"Logits are divided by a temperature of {fitted['temperature']:.3f}, fitted on "
-        f"{fitted['rows']:,} dev rows. There the expected calibration error (15 bins) fell from "
-        f"{percent(fitted['ece'])} to {percent(fitted['ece_after'])}; on {report['split']} it "
-        f"went from {percent(found['ece_before'])} to {percent(found['ece'])}. No answer "
+        f"{fitted['rows']:,} dev rows. There the expected calibration error (15 bins) went from "
+        f"{percent(fitted['ece'])} to {percent(fitted['ece_after'])}; on {report['split']} "
+        f"from {percent(found['ece_before'])} to {percent(found['ece'])}. No answer "
         "changes by it."
     )
     if fitted["accuracy"] == 1:

@@ -179,7 +179,7 @@ def commands(options: LandOptions, *, pair: bool) -> dict[str, str]:
     asked: Any = {"text": "怎么退款", "text_b": "如何退钱"} if pair else "房间很干净，下次还来"
     body = json.dumps({"texts": [asked]}, ensure_ascii=False)
     return {
-        "repeat": command(options),
+        "repeat": f"{command(options)} --overwrite",  # the folder is there by then
         "serve": f"easynlp serve {shlex.quote(str(folder))} --port 8000",
         "ask": "curl -s http://127.0.0.1:8000/predict -H 'Content-Type: application/json' "
         f"-d '{body}'",

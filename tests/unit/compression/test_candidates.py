@@ -81,6 +81,20 @@ def test_estimates_follow_the_shape():
     assert whole - fewer == 500 * 64
 
 
+@pytest.mark.parametrize(
+    ("width", "depth", "measured"),
+    [(0.25, 3, 3_103_477), (0.25, 4, 3_591_606), (0.5, 2, 3_512_180), (1.0, 1, 3_472_716)],
+)
+def test_estimates_are_near_what_tiny_zh_came_out_as(width, depth, measured):
+    """Bytes of model, tokenizer and descriptions of an int8 classifier with 3,123 pieces left."""
+    config = BertConfig(hidden_size=384, num_attention_heads=12, intermediate_size=1536)
+    found = estimate_bytes(
+        config, Shape(width, depth, True), tokens=3123, tokenizer=193_984, positions=128,
+        other=384 * 384 + 2 * 384,
+    )  # fmt: skip
+    assert found == pytest.approx(measured, rel=0.02)
+
+
 def test_sizes_are_read():
     assert parse_size("4MB") == 4_000_000
     for bad in ("4 apples", "", "-1MB", "0"):
