@@ -138,6 +138,7 @@ def create_app(fleet: Fleet, api_key: str | None = None) -> FastAPI:
         telemetry=fleet.telemetry,
         allows=_key_check(api_key),
         access_log=fleet.options.access_log,
+        closing=lambda: fleet.state == "draining",
     )
     most = fleet.options.max_body
     # What is read of a refused body grows with the bodies that are allowed, never below MOST.

@@ -101,6 +101,8 @@ class Front:
         telemetry: Where requests are counted.
         allows: Tells from a request's scope whether its API key is right.
         access_log: Log a line a request.
+        closing: Tells whether the server is about to stop; clients are then told to open another
+            connection, elsewhere, for their next request.
     """
 
     def __init__(
@@ -109,9 +111,10 @@ class Front:
         telemetry: Telemetry,
         allows: Callable[[Scope], bool],
         access_log: bool = False,
+        closing: Callable[[], bool] = lambda: False,
     ) -> None:
         self.app, self.telemetry, self.allows = app, telemetry, allows
-        self.access_log = access_log
+        self.access_log, self.closing = access_log, closing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -130,6 +133,8 @@ class Front:
                 message["headers"] = [
                     *message.get("headers", []), (b"x-request-id", request_id.encode()),
                 ]  # fmt: skip
+                if self.closing():
+                    message["headers"].append((b"connection", b"close"))
             await send(message)
 
         try:

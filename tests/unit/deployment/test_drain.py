@@ -78,9 +78,11 @@ def test_sigterm_lets_requests_finish_and_exits_0(run):
 
 def test_with_a_delay_new_requests_are_served_while_readyz_says_no(run):
     process, client = start(run, delay=1.5)
+    assert "connection" not in client.get("/readyz").headers
     process.send_signal(signal.SIGTERM)
     time.sleep(0.2)
     reply = client.get("/readyz")
+    assert reply.headers["connection"] == "close"  # the next request finds another server
     assert (reply.status_code, reply.json()["status"]) == (503, "draining")
     assert client.post("/predict", json={"text": "房间很好"}).status_code == 200
     assert process.wait(20) == 0
