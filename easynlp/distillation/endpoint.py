@@ -46,7 +46,6 @@ PROMPT = """{instruction}
 可以先简短说明理由，最后一行必须是：标签：<其中一个标签，一字不差>"""
 INSTRUCTION = "你是文本分类标注员。判断下面文本的标签。"
 _LAST = re.compile(r"(?:标签|label)\s*[:：]\s*(.+)", re.IGNORECASE)
-_THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
 HOPELESS = 8
 """Texts in a row that got no reply at all, or were refused first of all, before it is given up."""
 
@@ -323,7 +322,7 @@ def parse_label(reply: str, labels: Sequence[str]) -> tuple[str | None, str]:
         >>> parse_label("可能是好评，也可能是差评", ["好评", "差评"])
         (None, 'junk')
     """
-    text = _THOUGHT.sub("", reply).strip()
+    text = _without_thoughts(reply).strip()
     if text in labels:
         return text, "answered"
     said: str | None = None
@@ -339,6 +338,21 @@ def parse_label(reply: str, labels: Sequence[str]) -> tuple[str | None, str]:
     if said is None:
         return None, "junk"
     return (said, "answered") if said in labels else (None, "unknown label")
+
+
+def _without_thoughts(reply: str) -> str:
+    """Return a reply less its ``<think>`` parts; one that is not closed stays.
+
+    A regular expression would look for the end anew from each beginning: a reply of nothing but
+    beginnings would take it minutes, deaf to signals.
+    """
+    kept, at = [], 0
+    while (start := reply.find("<think>", at)) >= 0:
+        if (end := reply.find("</think>", start)) < 0:
+            break
+        kept.append(reply[at:start])
+        at = end + len("</think>")
+    return "".join(kept) + reply[at:]
 
 
 def _show(example: Example) -> str:

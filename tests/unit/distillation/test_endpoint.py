@@ -444,6 +444,7 @@ def test_the_prompt_shows_labels_and_examples(server, tmp_path):
         ("好评，差评", None),
         ("标签：好评还是差评", None),
         ("<think>标签：好评", None),
+        ("<think>一</think>\n<think><think>二</think>标签：好评", "好评"),
         ("{not json", None),
         ('{"label":' * 100_000, None),
         ('{"label": ["好评"]}', None),
@@ -453,6 +454,12 @@ def test_the_prompt_shows_labels_and_examples(server, tmp_path):
 )
 def test_labels_are_read_strictly(reply, label):
     assert parse_label(reply, LABELS)[0] == label
+
+
+def test_thoughts_without_an_end_take_no_time():
+    started = time.monotonic()
+    assert parse_label("<think>" * 20_000, LABELS) == (None, "junk")
+    assert time.monotonic() - started < 0.5
 
 
 @pytest.mark.parametrize(
