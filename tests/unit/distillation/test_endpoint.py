@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import signal
 import threading
 import time
 from collections import Counter
@@ -20,11 +22,27 @@ from easynlp.distillation.endpoint import (
 from easynlp.distillation.requests import Ledger
 from easynlp.distillation.settings import EndpointOptions
 from easynlp.distillation.teachers import find_teacher
-from easynlp.errors import ConfigError, RunError
+from easynlp.errors import ConfigError, Interrupted, RunError
 
 LABELS = ("好评", "差评")
 WANTED = Wanted("label", LABELS)
 SECRET = "sk-very-secret-1234"
+
+
+ALWAYS = {
+    "总坏": (503, b"down"),
+    "禁词": (400, b"content filter"),
+    "过长": (422, b"too long"),
+    "等着": (429, b"slow down", {"Retry-After": "200"}),
+    "不是json": (200, b"<html>"),
+    "无穷": (200, '{"choices": [{"message": {"content": "标签：好评"}}], "usage":'
+             ' {"prompt_tokens": Infinity, "completion_tokens": -9}}'.encode()),
+    "半字": (200, b'{"choices": [{"message": {"content": "\\ud800"}}]}'),
+    "括号": (200, b"[" * 200_000),
+    "深处": (200, json.dumps({"choices": [{"message": {"content": '{"a":' * 100_000}}]}).encode()),
+    "列表": (200, b"[1, 2]"),
+}  # fmt: skip
+"""What is said to a text with such a word in it, every time."""
 
 
 class Server:
@@ -49,6 +67,9 @@ class Server:
                 text = body["messages"][-1]["content"].removeprefix("文本：")
                 server.seen[text] += 1
                 server.times.setdefault(text, []).append(time.monotonic())
+                if "打断" in text:
+                    os.kill(os.getpid(), signal.SIGTERM if "二" in text else signal.SIGINT)
+                    time.sleep(0.1)
                 server.answer(self, text, server.seen[text])
 
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -61,8 +82,9 @@ class Server:
             return self.send(handler, 500, b"oops")
         if "太多" in text and turn == 1:
             return self.send(handler, 429, b"slow down", {"Retry-After": "0.3"})
-        if "总坏" in text:
-            return self.send(handler, 503, b"down")
+        for name, said in ALWAYS.items():
+            if name in text:
+                return self.send(handler, *said)
         if "密钥" in text:
             said = f"bad key {handler.headers.get('Authorization')}".encode()
             return self.send(handler, 401, said)
@@ -70,17 +92,9 @@ class Server:
             handler.close_connection = True
             return handler.wfile.flush()
         if "停住" in text and turn == 1:
-            handler.send_response(200)
-            handler.send_header("Content-Length", "1000")
-            handler.end_headers()
-            for _ in range(40):  # a byte now and then: no single read ever times out
-                handler.wfile.write(b" ")
-                handler.wfile.flush()
-                time.sleep(0.05)
-            handler.close_connection = True
-            return None
-        if "不是json" in text:
-            return self.send(handler, 200, b"<html>")
+            return self.drip(handler, b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+        if "慢头" in text and turn == 1:
+            return self.drip(handler, b"HTTP/1.1 200 OK\r\nX-Slow: ")
         if "转走" in text:
             return self.send(handler, 302, b"", {"Location": self.url + "/elsewhere"})
         label = "好评" if "好" in text else "差评"
@@ -93,6 +107,14 @@ class Server:
         choices = [{"message": {"content": reply}}] * ("没有回答" not in text)
         body = {"choices": choices, "usage": usage}
         return self.send(handler, 200, json.dumps(body).encode())
+
+    def drip(self, handler, begun):
+        handler.wfile.write(begun)
+        for _ in range(40):  # a byte now and then: no single read ever times out
+            handler.wfile.write(b" ")
+            handler.wfile.flush()
+            time.sleep(0.05)
+        handler.close_connection = True
 
     def send(self, handler, code, body, headers=None):
         handler.send_response(code)
@@ -137,9 +159,47 @@ def test_labels_are_read_and_failures_tried_again(server, tmp_path):
 def test_a_reply_that_lacks_its_text_is_paid_for_all_the_same(server, tmp_path):
     """Else an endpoint that spends all on thinking would never come to the end of a budget."""
     asked = teacher(server, tmp_path, max_tokens=500, reply_tokens=10)
-    assert labels_of(asked.answers(rows("没有回答"))) == [None]
+    with pytest.raises(ConfigError, match="none of 1 texts: --max-tokens 500 is too small"):
+        asked.answers(rows("没有回答"))
     assert server.seen["没有回答"] < 5
     assert Ledger(tmp_path / "replies.jsonl", asked.options).tokens_in >= 100
+
+
+@pytest.mark.parametrize(
+    ("text", "label", "became"),
+    [
+        ("无穷", "好评", "answered"),
+        ("半字", None, "junk"),
+        ("括号", None, "failed"),
+        ("深处", None, "junk"),
+        ("列表", None, "failed"),
+    ],
+)
+def test_an_endpoint_that_lies_is_no_traceback_and_its_reply_is_read_back(
+    server, tmp_path, text, label, became
+):
+    for _ in range(2):
+        asked = teacher(server, tmp_path, retries=0, reply_tokens=7)
+        assert labels_of(asked.answers(rows("好", text))) == ["好评", label]
+        assert asked.counts[became] == (2 if label else 1)
+    assert server.seen[text] == (2 if became == "failed" else 1)
+    spent = Ledger(tmp_path / "replies.jsonl", asked.options)
+    assert 100 <= spent.tokens_in < 100_000
+    assert spent.tokens_out >= 10
+
+
+def test_a_reply_that_is_no_chat_completion_is_said_in_words(server, tmp_path):
+    with pytest.raises(RunError, match=r"\(the reply is no chat completion"):
+        teacher(server, tmp_path, retries=0).answers(rows(*(f"列表{i}" for i in range(8))))
+
+
+def test_impossible_counts_in_the_cache_are_passed_over(server, tmp_path):
+    path = tmp_path / "replies.jsonl"
+    lines = ['{"key": "k", "reply": "r", "in": Infinity, "out": 1}', "[" * 200_000,
+             '{"key": "k", "reply": "r", "in": 5, "out": -1}', "7"]  # fmt: skip
+    path.write_text("\n".join(lines) + "\n", "utf-8")
+    ledger = Ledger(path, teacher(server, tmp_path).options)
+    assert (ledger.requests, ledger.tokens_in, ledger.replies) == (0, 0, {})
 
 
 def test_sureness_is_the_probability_of_the_label(server, tmp_path):
@@ -157,6 +217,54 @@ def test_a_stalled_reply_is_given_up_in_time(server, tmp_path):
     started = time.monotonic()
     assert labels_of(teacher(server, tmp_path, timeout=0.3).answers(rows("停住好"))) == ["好评"]
     assert time.monotonic() - started < 1.8
+
+
+def test_headers_that_drip_are_given_up_in_time(server, tmp_path):
+    started = time.monotonic()
+    assert labels_of(teacher(server, tmp_path, timeout=0.3).answers(rows("慢头好"))) == ["好评"]
+    assert time.monotonic() - started < 1.8
+
+
+@pytest.mark.parametrize("text", ["打断一好", "打断二好"])
+def test_a_signal_ends_it_after_the_requests_begun(server, tmp_path, text):
+    before = signal.getsignal(signal.SIGINT)
+    texts = rows("好", text, *(f"好{i}" for i in range(50)))
+    asked = teacher(server, tmp_path, workers=1)
+    with pytest.raises(Interrupted, match=r"2 of 52 texts are answered.*--resume"):
+        asked.answers(texts)
+    assert sum(server.seen.values()) == 2
+    assert len(Ledger(tmp_path / "replies.jsonl", asked.options).replies) == 2
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [("等着", {}), ("总坏", {"backoff": 200.0}), ("好", {"requests_per_minute": 0.1})],
+)
+def test_a_signal_ends_a_pause(server, tmp_path, text, options):
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    started = time.monotonic()
+    asked = teacher(server, tmp_path, **options)
+    with pytest.raises(Interrupted):
+        asked.answers(rows(text, f"{text}二"))
+    assert time.monotonic() - started < 5
+    spent = Ledger(tmp_path / "replies.jsonl", asked.options)
+    assert spent.requests == sum(server.seen.values())
+
+
+def test_a_second_signal_ends_it_at_once(server, tmp_path):
+    def twice():
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Timer(0.2, twice).start()
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        teacher(server, tmp_path).answers(rows("停住好"))
+    assert time.monotonic() - started < 1.5
+    assert all(each.daemon for each in threading.enumerate() if "(run)" in each.name)
 
 
 def test_nothing_is_paid_for_twice(server, tmp_path):
@@ -209,6 +317,19 @@ def test_the_budget_is_never_passed_and_counts_what_was_spent_before(server, tmp
 
 
 @pytest.mark.parametrize(
+    ("cap", "said"),
+    [
+        ({"max_cost": 1e-6, "price_in": 1.0}, "--max-cost 1e-06 is too small"),
+        ({"max_tokens": 5}, "--max-tokens 5 is too small"),
+    ],
+)
+def test_a_budget_too_small_for_any_answer_is_named(server, tmp_path, cap, said):
+    with pytest.raises(ConfigError, match=f"none of 2 texts: {said}"):
+        teacher(server, tmp_path, **cap).answers(rows("好", "差"))
+    assert not server.seen
+
+
+@pytest.mark.parametrize(
     ("given", "message"),
     [
         ({"endpoint": "file:///etc/passwd"}, "begins with http:// or https:// is wanted"),
@@ -238,6 +359,35 @@ def test_a_refusal_ends_it_and_the_key_is_shown_nowhere(server, tmp_path, monkey
     for shown in (str(error.value), caplog.text, written, repr(asked), asked.fingerprint):
         assert SECRET not in shown
     assert "***" in str(error.value)
+
+
+def test_a_refused_text_is_left_out_and_not_asked_again(server, tmp_path, caplog):
+    for _ in range(2):
+        asked = teacher(server, tmp_path, workers=1)
+        with caplog.at_level(logging.INFO, logger="easynlp"):
+            said = labels_of(asked.answers(rows("禁词好", "好", "过长", "差")))
+        assert said == [None, "好评", None, "差评"]
+        assert asked.counts == {"answered": 2, "refused": 2}
+        assert "2 refused" in caplog.text
+        assert "refused 2 texts, the first with HTTP 400: content filter" in caplog.text
+    assert sum(server.seen.values()) == 4
+    assert Ledger(tmp_path / "replies.jsonl", asked.options).requests == 4
+
+
+@pytest.mark.parametrize(("count", "most"), [(30, 8), (3, 3)])
+def test_an_endpoint_that_refuses_all_from_the_first_is_given_up(server, tmp_path, count, most):
+    """Such a refusal may be of the key or the model's name, so it is not kept."""
+    texts = rows(*(f"禁词{i}" for i in range(count)))
+    for turn in (1, 2):
+        with pytest.raises(ConfigError, match="HTTP 400: content filter"):
+            teacher(server, tmp_path, workers=1).answers(texts)
+        assert sum(server.seen.values()) == turn * most
+
+
+def test_a_refused_key_ends_all_requests(server, tmp_path):
+    with pytest.raises(ConfigError, match="HTTP 401"):
+        teacher(server, tmp_path, workers=1).answers(rows(*(f"密钥{i}" for i in range(9))))
+    assert sum(server.seen.values()) == 1
 
 
 def test_a_redirect_is_not_followed(server, tmp_path, monkeypatch):
@@ -294,7 +444,9 @@ def test_the_prompt_shows_labels_and_examples(server, tmp_path):
         ("好评，差评", None),
         ("标签：好评还是差评", None),
         ("<think>标签：好评", None),
+        ("<think>一</think>\n<think><think>二</think>标签：好评", "好评"),
         ("{not json", None),
+        ('{"label":' * 100_000, None),
         ('{"label": ["好评"]}', None),
         ('["好评"]', None),
         ("", None),
@@ -302,6 +454,12 @@ def test_the_prompt_shows_labels_and_examples(server, tmp_path):
 )
 def test_labels_are_read_strictly(reply, label):
     assert parse_label(reply, LABELS)[0] == label
+
+
+def test_thoughts_without_an_end_take_no_time():
+    started = time.monotonic()
+    assert parse_label("<think>" * 20_000, LABELS) == (None, "junk")
+    assert time.monotonic() - started < 0.5
 
 
 @pytest.mark.parametrize(
