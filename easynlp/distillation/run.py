@@ -111,8 +111,8 @@ class _Work:
         options = self.options
         if not self.teachers:
             raise ConfigError("distilling needs a teacher: type --teacher DIR, or --endpoint URL")
-        if any("," in name for name in self.teachers):
-            raise ConfigError("a teacher's path must not hold a comma")
+        if self.endpoint.endpoint and "," in str(self.folder):  # it is described in a file there
+            raise ConfigError(f"--output {self.folder}: with an endpoint it must hold no comma")
         if options.vote == "calibrated" and self.config.dev is None:
             raise ConfigError("--vote calibrated is fitted on dev: type --dev FILE")
         inner = options.hidden or options.attention or options.relation

@@ -239,6 +239,30 @@ def test_what_cannot_be_is_told_before_a_folder_is_made(files, tmp_path, changes
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("written", ["flag", "repeated", "recipe", "environment"])
+def test_teachers_stand_between_commas(written, capsys, tmp_path, monkeypatch):
+    given = ["distill", "--train", "t.jsonl", "--output", str(tmp_path / "x"), "--print-config"]
+    if written == "flag":
+        given += ["--teacher", "a, b,c"]
+    elif written == "repeated":
+        given += ["--teacher", "a", "--teacher", "b,c"]
+    elif written == "recipe":
+        (tmp_path / "recipe.yaml").write_text("teacher: a,b,c\n", "utf-8")
+        given += ["--config", str(tmp_path / "recipe.yaml")]
+    else:
+        monkeypatch.setenv("EASYNLP_TEACHER", "a,b;c")
+    assert main(given) == 0
+    assert "teacher:\n- a\n- b\n- c\n" in capsys.readouterr().out
+
+
+def test_both_of_two_teachers_between_commas_teach(files, tmp_path, tiny_backbone):
+    config, options = files
+    other = classifier(tmp_path / "other", tiny_backbone, ("差评", "好评"))
+    both = DistillOptions(teacher=(f"{options.teacher[0]},{other}",))
+    distill(replace(config, steps=1), both)
+    assert set(report_of(config)["teachers"]) == {options.teacher[0], other}
+
+
 def test_the_command(files, capsys):
     config, options = files
     arguments = [
