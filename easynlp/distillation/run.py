@@ -27,22 +27,26 @@ from easynlp.distillation.endpoint import pick_shots, write_endpoint
 from easynlp.distillation.logits import texts_of
 from easynlp.distillation.settings import DistillConfig, DistillOptions, EndpointOptions
 from easynlp.distillation.teachers import ModelTeacher, Teacher, find_teacher, read_names
-from easynlp.errors import ConfigError
+from easynlp.errors import ConfigError, DataError, ModelError
 from easynlp.fewshot.phases import copy_run, plain_reading, train_once, write_rows
 from easynlp.methods import find_method
 from easynlp.models.backbone import Backbone, lacks_pooler
+from easynlp.models.light import LightConfig
+from easynlp.options import flag
 from easynlp.pipeline import Pipeline, make_meta, save_meta
 from easynlp.pretraining.layer_choice import chosen_layers, keep_layers
 from easynlp.tasks import find_task
 from easynlp.tasks.base import Example
 from easynlp.text.similar_words import read_similar
-from easynlp.training.folder import check_folder, claim_folder
+from easynlp.training.folder import check_folder, claim_folder, drop_folder
 from easynlp.training.precision import pick_device
 
 __all__ = ["distill"]
 
 log = logging.getLogger("easynlp")
 RECIPE, REPORT = "distill", "distill.json"
+WORTH = ("answers/**/*", "student/checkpoints/**/*", "student/*.safetensors")
+"""Files of a run that took work: what teachers said, and what the student learned."""
 
 
 def distill(
@@ -87,7 +91,12 @@ def distill(
     check_folder(work.folder, **claim)
     work.read()
     claim_folder(work.folder, **claim)
-    return work.run()
+    try:
+        return work.run()
+    except (ConfigError, DataError, ModelError):
+        if not config.resume:
+            drop_folder(work.folder, WORTH)
+        raise
 
 
 class _Work:
@@ -118,6 +127,13 @@ class _Work:
         inner = options.hidden or options.attention or options.relation
         if (inner or options.student_layers) and not options.teacher:
             raise ConfigError("an endpoint has no layers to learn from: give a --teacher as well")
+        start = options.teacher[0] if options.student_layers else self.config.student
+        if inner and isinstance(Backbone.load(start).config, LightConfig):
+            given = [flag(n) for n in ("hidden", "attention", "relation") if getattr(options, n)]
+            raise ConfigError(
+                f"{', '.join(given)}: the student {start} has no layers to compare; leave them "
+                "out, or take a --student of BERT's shape"
+            )
         if options.placebo != "none" and inner:
             raise ConfigError("--placebo shuffles answers; leave --hidden, --attention, --relation")
         for spec in self.config.method:

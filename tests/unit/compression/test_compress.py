@@ -172,6 +172,26 @@ def test_what_the_run_cannot_follow_is_said_before_anything_is_made(trained, cha
     assert not (trained / "never").exists()
 
 
+def test_wrong_input_leaves_no_folder_in_the_way_but_never_what_took_work(trained, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise ModelError("cannot be exported")
+
+    monkeypatch.setattr(module, "export", refuse)
+    made = trained / "refused"
+    with pytest.raises(ModelError, match="cannot be exported"):
+        compress(options(trained, output=str(made)))
+    assert not made.exists()
+
+    def write_then_refuse(*args, **kwargs):
+        (made / module.ROWS).write_text("{}\n", "utf-8")
+        refuse()
+
+    monkeypatch.setattr(module, "export", write_then_refuse)
+    with pytest.raises(ModelError, match="cannot be exported"):
+        compress(options(trained, output=str(made)))
+    assert (made / "compress.yaml").is_file()
+
+
 def test_unlabelled_text_is_found_where_the_runs_own_data_had_it(trained, tmp_path):
     recipe = (trained / "run" / "train.yaml").read_text("utf-8")
     run_folder = tmp_path / "run"

@@ -226,12 +226,14 @@ def test_the_length_a_teacher_reads_is_that_of_its_layers_too():
         ({"student_layers": "0,9"}, "rising numbers of 0 to 1"),
         ({"placebo": "shuffled-teacher", "hidden": 1.0}, "leave --hidden"),
         ({"teacher_labels": "x=好评"}, 'has no label "x"'),
+        ({"light": True, "hidden": 1.0, "relation": 1.0}, "--hidden, --relation: the student hash"),
     ],
 )
 def test_what_cannot_be_is_told_before_a_folder_is_made(files, tmp_path, changes, said):
     config, options = files
+    light = {"student": "hashed_ngram:buckets=61"} if changes.pop("light", False) else {}
     with pytest.raises(ConfigError, match=said):
-        distill(config, replace(options, **changes))
+        distill(replace(config, **light), replace(options, **changes))
     with pytest.raises(ConfigError, match='no option "alpa"'):
         distill(replace(config, method=("r_drop:alpa=1",)), options)
     with pytest.raises(ModelError, match='no model "nowhere"'):
@@ -261,6 +263,21 @@ def test_both_of_two_teachers_between_commas_teach(files, tmp_path, tiny_backbon
     both = DistillOptions(teacher=(f"{options.teacher[0]},{other}",))
     distill(replace(config, steps=1), both)
     assert set(report_of(config)["teachers"]) == {options.teacher[0], other}
+
+
+def test_wrong_input_leaves_no_folder_in_the_way_but_never_what_took_work(files, tmp_path):
+    config, options = files
+    weights = tmp_path / "teacher" / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:1000])
+    with pytest.raises(ModelError):
+        distill(config, options)
+    assert not (tmp_path / "out").exists()
+    weights.write_bytes(whole)
+    late = f"distill_layers:teacher={options.teacher[0]},hidden=-1"
+    with pytest.raises(ConfigError, match="valid: 0 or more"):  # found after the teacher was asked
+        distill(replace(config, method=(late,)), options)
+    assert any((tmp_path / "out" / "answers").rglob("*.npy"))
 
 
 def test_the_command(files, capsys):
