@@ -306,6 +306,7 @@ def test_a_wrong_stage_to_skip_is_refused_before_a_folder_is_made(files, tmp_pat
         ({"ways": ("pet",)}, ConfigError, "needs a pattern"),
         ({"student": "tiny-hz"}, ModelError, 'Did you mean "tiny-zh"'),
         ({"teacher": "/no/such"}, ModelError, 'no model "/no/such"'),
+        ({"augment_model": "tiny-hz"}, ModelError, 'Did you mean "tiny-zh"'),
         ({"test": "/no/such.jsonl"}, DataError, "no such file"),
     ],
 )
