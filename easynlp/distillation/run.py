@@ -147,9 +147,10 @@ class _Work:
         """Read the files and make the task, so that what is wrong is told before a folder is."""
         config = self.config
         kind = find_task(config.task)
-        self.rows = read_splits(config, kind.fields)
+        self.rows = read_splits(config, kind.fields, ("train",))
         name = self.options.teacher[0] if self.options.student_layers else config.student
         self.task = kind.prepare(self.own, Backbone.load(name).tokenizer, self.rows["train"])
+        self.rows |= read_splits(config, kind.fields, ("dev", "test"), self.task)
         self.wanted = Wanted.of(self.task)
         self.own = self.task.config
         names = read_names(self.options.teacher_labels)

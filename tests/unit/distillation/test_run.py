@@ -11,7 +11,7 @@ from easynlp.distillation.answers import Wanted
 from easynlp.distillation.endpoint import write_endpoint
 from easynlp.distillation.run import _Work, distill
 from easynlp.distillation.settings import DistillConfig, DistillOptions, EndpointOptions
-from easynlp.errors import ConfigError, ModelError
+from easynlp.errors import ConfigError, DataError, ModelError
 from easynlp.pipeline import Pipeline
 from tests.conftest import REVIEWS
 from tests.contract.samples import SAMPLES
@@ -263,6 +263,15 @@ def test_both_of_two_teachers_between_commas_teach(files, tmp_path, tiny_backbon
     both = DistillOptions(teacher=(f"{options.teacher[0]},{other}",))
     distill(replace(config, steps=1), both)
     assert set(report_of(config)["teachers"]) == {options.teacher[0], other}
+
+
+@pytest.mark.parametrize("split", ["dev", "test"])
+def test_a_label_the_training_data_lacks_is_told_at_its_line(files, tmp_path, split):
+    config, options = files
+    odd = write(tmp_path / "odd.jsonl", [*ROWS[:2], {"text": "还行", "label": "中评"}])
+    with pytest.raises(DataError, match=r'odd\.jsonl:3: unknown label "中评".* has: 好评, 差评'):
+        distill(replace(config, **{split: odd}), options)
+    assert not (tmp_path / "out").exists()
 
 
 def test_wrong_input_leaves_no_folder_in_the_way_but_never_what_took_work(files, tmp_path):
