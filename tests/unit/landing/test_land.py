@@ -335,6 +335,14 @@ def test_a_wrong_row_leaves_no_folder_in_the_way_but_never_one_that_was_there(
     assert (tmp_path / "y" / "distill" / "run").is_dir()
 
 
+def test_a_file_of_entities_is_sent_where_it_belongs(tiny_folder, tmp_path):
+    train = tmp_path / "ner.jsonl"
+    train.write_text('{"text": "张三在北京", "entities": []}\n', "utf-8")
+    with pytest.raises(DataError, match=r"ner\.jsonl: the file marks entities, and land is for te"):
+        land(LandOptions(train=str(train), student=str(tiny_folder), output=str(tmp_path / "x")))
+    assert not (tmp_path / "x").exists()
+
+
 @pytest.mark.parametrize("size", [3_000_000, 5_000_000])
 def test_the_command_says_when_the_target_size_is_missed(monkeypatch, capsys, size):
     from easynlp.cli import land as command
