@@ -45,7 +45,7 @@ from easynlp.deployment.fuse import fuse_attention
 from easynlp.deployment.parity import largest_difference, shape_batches
 from easynlp.deployment.quantize import quantize, quantize_static
 from easynlp.deployment.trace import TOLERANCE, lighter
-from easynlp.errors import ConfigError, DataError, ModelError
+from easynlp.errors import ConfigError, DataError, Interrupted, ModelError
 from easynlp.methods import find_method
 from easynlp.metrics import room_for
 from easynlp.models.runtime import OnnxModel
@@ -132,6 +132,11 @@ def compress(config: CompressConfig) -> Result:
         if not config.resume:
             drop_folder(output, WORTH)
         raise
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"stopped; candidates that were measured stay in {output}. Go on with the same command "
+            "and --resume"
+        ) from None
 
 
 def _shapes(material: Material) -> list[Shape]:

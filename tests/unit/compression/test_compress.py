@@ -15,7 +15,7 @@ from easynlp.compression.compress import compress
 from easynlp.compression.material import Material
 from easynlp.compression.settings import CompressConfig
 from easynlp.config import TrainConfig
-from easynlp.errors import ConfigError, DataError, ModelError
+from easynlp.errors import ConfigError, DataError, Interrupted, ModelError
 from easynlp.pipeline import Pipeline
 from easynlp.tasks import find_task
 from tests.conftest import REVIEWS
@@ -198,6 +198,17 @@ def test_wrong_input_leaves_no_folder_in_the_way_but_never_what_took_work(traine
 
     monkeypatch.setattr(module, "export", write_then_refuse)
     with pytest.raises(ModelError, match="cannot be exported"):
+        compress(options(trained, output=str(made)))
+    assert (made / "compress.yaml").is_file()
+
+
+def test_an_interrupt_says_how_to_go_on(trained, monkeypatch):
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "export", stop)
+    made = trained / "stopped"
+    with pytest.raises(Interrupted, match=r"stopped; .* same command and --resume"):
         compress(options(trained, output=str(made)))
     assert (made / "compress.yaml").is_file()
 
