@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -42,6 +43,8 @@ from easynlp.training.folder import check_folder, claim_folder, drop_folder
 from easynlp.training.precision import pick_device
 
 __all__ = ["distill"]
+
+T = TypeVar("T")
 
 log = logging.getLogger("easynlp")
 RECIPE, REPORT = "distill", "distill.json"
@@ -127,8 +130,9 @@ class _Work:
         inner = options.hidden or options.attention or options.relation
         if (inner or options.student_layers) and not options.teacher:
             raise ConfigError("an endpoint has no layers to learn from: give a --teacher as well")
-        start = options.teacher[0] if options.student_layers else self.config.student
-        if inner and isinstance(Backbone.load(start).config, LightConfig):
+        start = self.config.student
+        light = inner and not options.student_layers
+        if light and isinstance(Backbone.load(start).config, LightConfig):
             given = [flag(n) for n in ("hidden", "attention", "relation") if getattr(options, n)]
             raise ConfigError(
                 f"{', '.join(given)}: the student {start} has no layers to compare; leave them "
@@ -141,7 +145,8 @@ class _Work:
         if options.augment and options.augment_model:
             Backbone.load(options.augment_model)  # looks at the folder, reads no weights yet
         if options.student_layers:
-            chosen_layers(options.student_layers, Backbone.load(options.teacher[0]).config)
+            large = self._of_teacher(lambda: Backbone.load(options.teacher[0]))
+            chosen_layers(options.student_layers, large.config, "--student-layers")
 
     def read(self) -> None:
         """Read the files and make the task, so that what is wrong is told before a folder is."""
@@ -154,15 +159,23 @@ class _Work:
         self.wanted = Wanted.of(self.task)
         self.own = self.task.config
         names = read_names(self.options.teacher_labels)
-        self.members: list[Teacher] = [
-            find_teacher(
-                each, self.wanted, names=names, max_length=self.options.teacher_length,
-                precision=self.options.teacher_precision, device=pick_device(config.device),
-            )
-            for each in self.options.teacher
-        ]  # fmt: skip
+        given: dict[str, Any] = {
+            "names": names, "max_length": self.options.teacher_length,
+            "precision": self.options.teacher_precision, "device": pick_device(config.device),
+        }  # fmt: skip
+        self.members: list[Teacher] = []
+        for each in self.options.teacher:
+            found = self._of_teacher(partial(find_teacher, each, self.wanted, **given))
+            self.members.append(found)
         if self.options.unlabeled:
             self.pool = self._pool(self.options.unlabeled)
+
+    def _of_teacher(self, find: Callable[[], T]) -> T:
+        """Return what is found; where it is not there, the message names the option."""
+        try:
+            return find()
+        except ModelError as error:
+            raise ModelError(f"--teacher: {error}") from error
 
     def run(self) -> Pipeline:
         """Do the steps, each where the last one stopped."""
@@ -279,7 +292,7 @@ class _Work:
         home = self.folder / "start"
         if not (home / "config.json").is_file():
             large = Backbone.load(self.options.teacher[0])
-            layers = chosen_layers(self.options.student_layers, large.config)
+            layers = chosen_layers(self.options.student_layers, large.config, "--student-layers")
             model, gaps = large.with_head_and_gaps("AutoModel")
             small = keep_layers(model, layers)
             state = small.state_dict()

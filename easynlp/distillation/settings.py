@@ -79,6 +79,10 @@ class CohortOptions:
     placebo: Literal["", "shuffled-source"] = ""
     """shuffled-source: learners get what was said of another row of the batch."""
 
+    def __post_init__(self) -> None:
+        """Cut names at commas, as those of teachers are."""
+        object.__setattr__(self, "students", tuple(pieces(self.students)))
+
 
 @dataclass(frozen=True, kw_only=True)
 class DistillOptions:

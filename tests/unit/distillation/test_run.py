@@ -223,7 +223,7 @@ def test_the_length_a_teacher_reads_is_that_of_its_layers_too():
     ("changes", "said"),
     [
         ({"teacher": ()}, "type --teacher DIR, or --endpoint URL"),
-        ({"student_layers": "0,9"}, "rising numbers of 0 to 1"),
+        ({"student_layers": "0,9"}, "--student-layers 0,9: rising numbers of 0 to 1"),
         ({"placebo": "shuffled-teacher", "hidden": 1.0}, "leave --hidden"),
         ({"teacher_labels": "x=好评"}, 'has no label "x"'),
         ({"light": True, "hidden": 1.0, "relation": 1.0}, "--hidden, --relation: the student hash"),
@@ -234,6 +234,8 @@ def test_what_cannot_be_is_told_before_a_folder_is_made(files, tmp_path, changes
     light = {"student": "hashed_ngram:buckets=61"} if changes.pop("light", False) else {}
     with pytest.raises(ConfigError, match=said):
         distill(replace(config, **light), replace(options, **changes))
+    with pytest.raises(ModelError, match='--teacher: no model "nowhere"'):
+        distill(config, replace(options, teacher=("nowhere",)))
     with pytest.raises(ConfigError, match='no option "alpa"'):
         distill(replace(config, method=("r_drop:alpa=1",)), options)
     with pytest.raises(ModelError, match='no model "nowhere"'):
