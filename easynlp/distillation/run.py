@@ -130,14 +130,8 @@ class _Work:
         inner = options.hidden or options.attention or options.relation
         if (inner or options.student_layers) and not options.teacher:
             raise ConfigError("an endpoint has no layers to learn from: give a --teacher as well")
-        start = self.config.student
-        light = inner and not options.student_layers
-        if light and isinstance(Backbone.load(start).config, LightConfig):
-            given = [flag(n) for n in ("hidden", "attention", "relation") if getattr(options, n)]
-            raise ConfigError(
-                f"{', '.join(given)}: the student {start} has no layers to compare; leave them "
-                "out, or take a --student of BERT's shape"
-            )
+        if inner:
+            self._check_layers()
         if options.placebo != "none" and inner:
             raise ConfigError("--placebo shuffles answers; leave --hidden, --attention, --relation")
         for spec in self.config.method:
@@ -147,6 +141,21 @@ class _Work:
         if options.student_layers:
             large = self._of_teacher(lambda: Backbone.load(options.teacher[0]))
             chosen_layers(options.student_layers, large.config, "--student-layers")
+
+    def _check_layers(self) -> None:
+        """Refuse to compare layers where a side has none."""
+        options = self.options
+        given = [flag(n) for n in ("hidden", "attention", "relation") if getattr(options, n)]
+        first = options.teacher[0]
+        sides = {"teacher": self._of_teacher(lambda: Backbone.load(first))}
+        if not options.student_layers:  # else it is of the teacher's shape
+            sides["student"] = Backbone.load(self.config.student)
+        for who, side in sides.items():
+            if isinstance(side.config, LightConfig):
+                raise ConfigError(
+                    f"{', '.join(given)}: the {who} {side.name} has no layers to compare; leave "
+                    f"them out, or take a --{who} of BERT's shape"
+                )
 
     def read(self) -> None:
         """Read the files and make the task, so that what is wrong is told before a folder is."""

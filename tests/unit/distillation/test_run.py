@@ -226,6 +226,7 @@ def test_the_length_a_teacher_reads_is_that_of_its_layers_too():
         ({"student_layers": "0,9"}, "--student-layers 0,9: rising numbers of 0 to 1"),
         ({"placebo": "shuffled-teacher", "hidden": 1.0}, "leave --hidden"),
         ({"teacher_labels": "x=好评"}, 'has no label "x"'),
+        ({"teacher": ("text_cnn",), "attention": 1.0}, "--attention: the teacher text_cnn has no"),
         ({"light": True, "hidden": 1.0, "relation": 1.0}, "--hidden, --relation: the student hash"),
     ],
 )
