@@ -16,7 +16,7 @@ from easynlp.data.diagnose import fingerprint, overlap
 from easynlp.data.readers import Row
 from easynlp.errors import ConfigError, DataError
 from easynlp.tasks.base import Example, Features, Field, Task
-from easynlp.tasks.inputs import encode_rows
+from easynlp.tasks.inputs import check_rows, encode_rows
 from easynlp.text.tokenizer import Tokenizer
 
 __all__ = [
@@ -89,7 +89,7 @@ def read(config: TrainConfig, task_type: Any, task_config: Any, tokenizer: Token
 
 def read_all(
     path: str, fields: Sequence[Field], options: DataOptions, *, with_targets: bool = True,
-    preferred: Mapping[str, str] | None = None,
+    preferred: Mapping[str, str] | None = None, task: Task | None = None,
 ) -> list[Example]:  # fmt: skip
     """Return the examples of one file, read as the options say.
 
@@ -99,32 +99,39 @@ def read_all(
         options: Columns and format.
         with_targets: Whether targets are needed or left out.
         preferred: Columns to try before guessing, where the options name none.
+        task: Must be able to take every row, and know its label; by default nothing is asked.
 
     Raises:
         DataError: With the line of what is wrong.
     """
-    found = read_examples(
-        path, fields, chosen=options.columns, preferred=preferred, with_targets=with_targets,
-        **_reading(options),
-    )  # fmt: skip
+    found: Sequence[tuple[Row, Example]] = [
+        *read_examples(
+            path, fields, chosen=options.columns, preferred=preferred, with_targets=with_targets,
+            **_reading(options),
+        )
+    ]  # fmt: skip
+    if task is not None:
+        check_rows(task, found)
     return [example for _, example in found]
 
 
 def read_splits(
-    options: DataOptions, fields: Sequence[Field], names: Sequence[str] = ("train", "dev", "test")
-) -> dict[str, list[Example]]:
+    options: DataOptions, fields: Sequence[Field], names: Sequence[str] = SPLITS,
+    task: Task | None = None,
+) -> dict[str, list[Example]]:  # fmt: skip
     """Return the examples of each split whose file is given.
 
     Args:
         options: Columns and format; they hold the files as well, under the splits' names.
         fields: The task's fields.
         names: The splits.
+        task: See `read_all`.
 
     Raises:
         DataError: With the line of what is wrong.
     """
     return {
-        name: read_all(path, fields, options)
+        name: read_all(path, fields, options, task=task)
         for name in names
         if (path := getattr(options, name)) is not None
     }

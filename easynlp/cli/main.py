@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -111,11 +112,15 @@ def _run(tokens: Sequence[str]) -> int:
 
 
 def _with_dashes(tokens: Sequence[str]) -> list[str]:
-    """Write ``--output -`` as ``--output=-``: to the parser a lone dash is no value."""
+    """Write ``--output -`` as ``--output=-``: to the parser a dash begins an option, not a value.
+
+    So does that of ``-4MB``; which value is wrong, and why, is for others to say.
+    """
     joined: list[str] = []
     for token in tokens:
-        if token == "-" and joined and joined[-1].startswith("--") and "=" not in joined[-1]:
-            joined[-1] += "=-"
+        value = token == "-" or re.match(r"-\.?\d", token)
+        if value and joined and joined[-1].startswith("--") and "=" not in joined[-1]:
+            joined[-1] += f"={token}"
         else:
             joined.append(token)
     return joined

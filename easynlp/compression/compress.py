@@ -45,18 +45,20 @@ from easynlp.deployment.fuse import fuse_attention
 from easynlp.deployment.parity import largest_difference, shape_batches
 from easynlp.deployment.quantize import quantize, quantize_static
 from easynlp.deployment.trace import TOLERANCE, lighter
-from easynlp.errors import ConfigError, ModelError
+from easynlp.errors import ConfigError, DataError, Interrupted, ModelError
 from easynlp.methods import find_method
 from easynlp.metrics import room_for
 from easynlp.models.heads import core
 from easynlp.models.runtime import OnnxModel
 from easynlp.pipeline import META, MODELS, Pipeline, read_meta, save_meta
-from easynlp.training.folder import check_folder, claim_folder
+from easynlp.training.folder import check_folder, claim_folder, drop_folder
 
 __all__ = ["Result", "compress"]
 
 log = logging.getLogger("easynlp")
 REPORT, ROWS, CHART = "compress.json", "candidates.jsonl", "pareto.svg"
+WORTH = (ROWS, "candidates/**/checkpoints/**/*", "candidates/**/*.safetensors")
+"""Files of a compression that took work: what was measured, and what was learned for it."""
 
 
 @dataclass(frozen=True)
@@ -119,13 +121,23 @@ def compress(config: CompressConfig) -> Result:
     material = Material.read(config)
     shapes = _shapes(material)
     claim_folder(output, **claim)
-    _check_inputs(material, output)
-    shop = _Shop(material, output, Candidates(output / ROWS))
-    baseline = shop.measured(None, "fp32")
-    for shape in shapes:
-        home = build(material, shape, output / "candidates" / shape.name)
-        shop.try_kinds(shape, home)
-    return _finish(material, output, baseline, [*shop.done.rows.values()])
+    try:
+        _check_inputs(material, output)
+        shop = _Shop(material, output, Candidates(output / ROWS))
+        baseline = shop.measured(None, "fp32")
+        for shape in shapes:
+            home = build(material, shape, output / "candidates" / shape.name)
+            shop.try_kinds(shape, home)
+        return _finish(material, output, baseline, [*shop.done.rows.values()])
+    except (ConfigError, DataError, ModelError):
+        if not config.resume:
+            drop_folder(output, WORTH)
+        raise
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"stopped; candidates that were measured stay in {output}. Go on with the same command "
+            "and --resume"
+        ) from None
 
 
 def _shapes(material: Material) -> list[Shape]:

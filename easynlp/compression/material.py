@@ -85,7 +85,7 @@ class Material:
         options = DataOptions(**chosen)
         task = pipeline.task
         splits = {
-            name: dataset.read_all(path, task.fields, options)
+            name: dataset.read_all(path, task.fields, options, task=task)
             for name, path in sources.items()
             if name != "unlabeled"
         }

@@ -20,11 +20,12 @@ from easynlp.calibration import (
     one_label,
 )
 from easynlp.data.columns import Reading
-from easynlp.deployment.texts import labelled_examples, read_labelled
+from easynlp.deployment.texts import labelled_examples, labelled_rows
 from easynlp.errors import ConfigError, DataError, GateError
 from easynlp.metrics import softmax
 from easynlp.pipeline import Pipeline, read_meta, save_meta
 from easynlp.tasks.base import Example
+from easynlp.tasks.inputs import check_rows
 
 __all__ = ["calibrate", "fit_calibration"]
 
@@ -72,10 +73,12 @@ def calibrate(
         if dev is None:
             examples = labelled_examples(folder, pipeline.task)
         else:
-            examples = read_labelled(
+            rows = labelled_rows(
                 str(dev), pipeline.task.fields, preferred=pipeline.meta.get("columns"),
                 chosen=columns, **reading,
             )  # fmt: skip
+            check_rows(pipeline.task, rows)
+            examples = [example for _, example in rows]
         if not examples:
             raise DataError(
                 "there are no labelled rows to calibrate on",

@@ -16,7 +16,7 @@ from easynlp.deployment.package import Format, check_format, pack
 from easynlp.deployment.texts import (
     MOST_TEXTS,
     labelled_examples,
-    read_labelled,
+    labelled_rows,
     read_texts,
     recorded_examples,
     spread,
@@ -29,6 +29,7 @@ from easynlp.metrics import room_for
 from easynlp.models.runtime import OnnxModel, TorchModel
 from easynlp.pipeline import MODELS, Pipeline, fingerprint, save_meta
 from easynlp.tasks.base import Example
+from easynlp.tasks.inputs import check_rows
 from easynlp.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -188,9 +189,12 @@ def _examples(
     found: list[Example]
     if isinstance(texts, str | Path):
         try:
-            found = read_labelled(str(texts), task.fields, MOST_TEXTS, preferred=columns)
+            rows = labelled_rows(str(texts), task.fields, MOST_TEXTS, preferred=columns)
         except EasyNLPError:  # without labels, then
             found = read_texts(str(texts), task.fields, columns=columns)
+        else:
+            check_rows(task, rows)
+            found = [example for _, example in rows]
     else:
         found = [
             item if isinstance(item, Mapping) else pipeline.example(item)

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import yaml
 
 from easynlp.data.columns import read_examples
+from easynlp.data.readers import Row
 from easynlp.errors import EasyNLPError
 from easynlp.tasks.base import Example, Field, Task
 
@@ -19,6 +20,7 @@ __all__ = [
     "MOST_ROWS",
     "MOST_TEXTS",
     "labelled_examples",
+    "labelled_rows",
     "read_labelled",
     "read_texts",
     "recorded_examples",
@@ -98,8 +100,27 @@ def read_labelled(
         DataError: If the file cannot be read or a row has no target.
         ConfigError: If a column is wrong.
     """
+    rows = labelled_rows(path, fields, most, preferred=preferred, chosen=chosen, **reading)
+    return [example for _, example in rows]
+
+
+def labelled_rows(
+    path: str,
+    fields: Sequence[Field],
+    most: int = MOST_ROWS,
+    *,
+    preferred: Mapping[str, str] | None = None,
+    chosen: Mapping[str, str | None] | None = None,
+    **reading: Any,
+) -> list[tuple[Row, Example]]:
+    """Return the same with their rows, which know where they stand.
+
+    Raises:
+        DataError: If the file cannot be read or a row has no target.
+        ConfigError: If a column is wrong.
+    """
     pairs = read_examples(path, fields, chosen=chosen, preferred=preferred, **reading)
-    return spread((example for _, example in pairs), most)
+    return spread(pairs, most)
 
 
 def read_texts(

@@ -11,10 +11,10 @@ from typing import Any
 from easynlp.atomic import write_json
 from easynlp.config import TrainConfig, to_yaml
 from easynlp.dataset import read_splits
-from easynlp.distillation.members import TEACHER, find_member, learners, task_for
+from easynlp.distillation.members import ASSISTANT, TEACHER, find_member, learners, task_for
 from easynlp.distillation.online import COHORT, online_distill
 from easynlp.distillation.settings import CohortOptions
-from easynlp.errors import ModelError
+from easynlp.errors import ConfigError, ModelError
 from easynlp.fewshot.phases import train_once
 from easynlp.models.backbone import Backbone
 from easynlp.models.compact import stored_layer
@@ -52,6 +52,8 @@ def train_cohort(
         >>> runs["student0"].predict(["房间很干净"])                  # doctest: +SKIP
         [{'label': '好评', 'score': 0.93, 'scores': {'好评': 0.93, '差评': 0.07}}]
     """
+    if not options.students:
+        raise ConfigError("there is nobody to teach: type e.g. --students 2x128,4x256")
     specs = learners("+".join(options.students), options.assistant)
     home = Path(config.output)
     claim: dict[str, Any] = {
@@ -61,8 +63,16 @@ def train_cohort(
     }  # fmt: skip
     check_folder(home, **claim)
     teacher = Backbone.load(config.model)
-    for spec in specs.values():
-        find_member(spec, teacher)
+    for name, spec in specs.items():
+        option = "--assistant" if name == ASSISTANT else "--students"
+        try:
+            find_member(spec, teacher)
+        except ModelError as error:
+            raise ModelError(
+                f"{option}: {error}. A shape is layers x width, as in {option} 2x128"
+            ) from error
+        except ConfigError as error:
+            raise ConfigError(f"{option}: {error}") from error
     claim_folder(home, **claim)
     cohort = home / COHORT
     inner = replace(

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -27,22 +28,28 @@ from easynlp.distillation.endpoint import pick_shots, write_endpoint
 from easynlp.distillation.logits import texts_of
 from easynlp.distillation.settings import DistillConfig, DistillOptions, EndpointOptions
 from easynlp.distillation.teachers import ModelTeacher, Teacher, find_teacher, read_names
-from easynlp.errors import ConfigError
+from easynlp.errors import ConfigError, DataError, ModelError
 from easynlp.fewshot.phases import copy_run, plain_reading, train_once, write_rows
 from easynlp.methods import find_method
 from easynlp.models.backbone import Backbone, lacks_pooler
+from easynlp.models.light import LightConfig
+from easynlp.options import flag
 from easynlp.pipeline import Pipeline, make_meta, save_meta
 from easynlp.pretraining.layer_choice import chosen_layers, keep_layers
 from easynlp.tasks import find_task
 from easynlp.tasks.base import Example
 from easynlp.text.similar_words import read_similar
-from easynlp.training.folder import check_folder, claim_folder
+from easynlp.training.folder import check_folder, claim_folder, drop_folder
 from easynlp.training.precision import pick_device
 
 __all__ = ["distill"]
 
+T = TypeVar("T")
+
 log = logging.getLogger("easynlp")
 RECIPE, REPORT = "distill", "distill.json"
+WORTH = ("answers/**/*", "student/checkpoints/**/*", "student/*.safetensors")
+"""Files of a run that took work: what teachers said, and what the student learned."""
 
 
 def distill(
@@ -87,7 +94,12 @@ def distill(
     check_folder(work.folder, **claim)
     work.read()
     claim_folder(work.folder, **claim)
-    return work.run()
+    try:
+        return work.run()
+    except (ConfigError, DataError, ModelError):
+        if not config.resume:
+            drop_folder(work.folder, WORTH)
+        raise
 
 
 class _Work:
@@ -111,13 +123,15 @@ class _Work:
         options = self.options
         if not self.teachers:
             raise ConfigError("distilling needs a teacher: type --teacher DIR, or --endpoint URL")
-        if any("," in name for name in self.teachers):
-            raise ConfigError("a teacher's path must not hold a comma")
+        if self.endpoint.endpoint and "," in str(self.folder):  # it is described in a file there
+            raise ConfigError(f"--output {self.folder}: with an endpoint it must hold no comma")
         if options.vote == "calibrated" and self.config.dev is None:
             raise ConfigError("--vote calibrated is fitted on dev: type --dev FILE")
         inner = options.hidden or options.attention or options.relation
         if (inner or options.student_layers) and not options.teacher:
             raise ConfigError("an endpoint has no layers to learn from: give a --teacher as well")
+        if inner:
+            self._check_layers()
         if options.placebo != "none" and inner:
             raise ConfigError("--placebo shuffles answers; leave --hidden, --attention, --relation")
         for spec in self.config.method:
@@ -125,27 +139,52 @@ class _Work:
         if options.augment and options.augment_model:
             Backbone.load(options.augment_model)  # looks at the folder, reads no weights yet
         if options.student_layers:
-            chosen_layers(options.student_layers, Backbone.load(options.teacher[0]).config)
+            large = self._of_teacher(lambda: Backbone.load(options.teacher[0]))
+            chosen_layers(options.student_layers, large.config, "--student-layers")
+
+    def _check_layers(self) -> None:
+        """Refuse to compare layers where a side has none."""
+        options = self.options
+        given = [flag(n) for n in ("hidden", "attention", "relation") if getattr(options, n)]
+        first = options.teacher[0]
+        sides = {"teacher": self._of_teacher(lambda: Backbone.load(first))}
+        if not options.student_layers:  # else it is of the teacher's shape
+            sides["student"] = Backbone.load(self.config.student)
+        for who, side in sides.items():
+            if isinstance(side.config, LightConfig):
+                raise ConfigError(
+                    f"{', '.join(given)}: the {who} {side.name} has no layers to compare; leave "
+                    f"them out, or take a --{who} of BERT's shape"
+                )
 
     def read(self) -> None:
         """Read the files and make the task, so that what is wrong is told before a folder is."""
         config = self.config
         kind = find_task(config.task)
-        self.rows = read_splits(config, kind.fields)
+        self.rows = read_splits(config, kind.fields, ("train",))
         name = self.options.teacher[0] if self.options.student_layers else config.student
         self.task = kind.prepare(self.own, Backbone.load(name).tokenizer, self.rows["train"])
+        self.rows |= read_splits(config, kind.fields, ("dev", "test"), self.task)
         self.wanted = Wanted.of(self.task)
         self.own = self.task.config
         names = read_names(self.options.teacher_labels)
-        self.members: list[Teacher] = [
-            find_teacher(
-                each, self.wanted, names=names, max_length=self.options.teacher_length,
-                precision=self.options.teacher_precision, device=pick_device(config.device),
-            )
-            for each in self.options.teacher
-        ]  # fmt: skip
+        given: dict[str, Any] = {
+            "names": names, "max_length": self.options.teacher_length,
+            "precision": self.options.teacher_precision, "device": pick_device(config.device),
+        }  # fmt: skip
+        self.members: list[Teacher] = []
+        for each in self.options.teacher:
+            found = self._of_teacher(partial(find_teacher, each, self.wanted, **given))
+            self.members.append(found)
         if self.options.unlabeled:
             self.pool = self._pool(self.options.unlabeled)
+
+    def _of_teacher(self, find: Callable[[], T]) -> T:
+        """Return what is found; where it is not there, the message names the option."""
+        try:
+            return find()
+        except ModelError as error:
+            raise ModelError(f"--teacher: {error}") from error
 
     def run(self) -> Pipeline:
         """Do the steps, each where the last one stopped."""
@@ -262,7 +301,7 @@ class _Work:
         home = self.folder / "start"
         if not (home / "config.json").is_file():
             large = Backbone.load(self.options.teacher[0])
-            layers = chosen_layers(self.options.student_layers, large.config)
+            layers = chosen_layers(self.options.student_layers, large.config, "--student-layers")
             model, gaps = large.with_head_and_gaps("AutoModel")
             small = keep_layers(model, layers)
             state = small.state_dict()

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from easynlp.config import Count, NotNegative, Positive, Share, Steps, TrainConfig
 from easynlp.errors import ConfigError
-from easynlp.options import Range
+from easynlp.options import Range, pieces
 
 __all__ = [
     "CohortConfig",
@@ -79,13 +79,18 @@ class CohortOptions:
     placebo: Literal["", "shuffled-source"] = ""
     """shuffled-source: learners get what was said of another row of the batch."""
 
+    def __post_init__(self) -> None:
+        """Cut names at commas, as those of teachers are."""
+        object.__setattr__(self, "students", tuple(pieces(self.students)))
+
 
 @dataclass(frozen=True, kw_only=True)
 class DistillOptions:
     """Who teaches, on which texts, and how the student listens."""
 
     teacher: tuple[str, ...] = ()
-    """Run folders, Hugging Face classifiers (folder or id) or llm:FILE; several are an ensemble."""
+    """Run folders, Hugging Face classifiers (folder or id) or llm:FILE; several, as in a,b, are an
+    ensemble."""
     teacher_labels: str = ""
     """What the student calls a teacher's labels, "LABEL_0=差评;LABEL_1=好评"; else names agree."""
     teacher_length: Annotated[int, Range(8)] = 512
@@ -126,6 +131,10 @@ class DistillOptions:
     placebo: Literal["none", "shuffled-teacher"] = "none"
     """Deal the teacher's answers out among the rows by chance: what is gained then, the teacher's
     knowledge of a text did not gain."""
+
+    def __post_init__(self) -> None:
+        """Cut names at commas here, so that whoever reads them sees one teacher each."""
+        object.__setattr__(self, "teacher", tuple(pieces(self.teacher)))
 
 
 @dataclass(frozen=True, kw_only=True)

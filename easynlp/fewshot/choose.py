@@ -198,7 +198,9 @@ def _ways(config: FewShotConfig) -> list[tuple[str, dict[str, Any], str]]:
     for name in config.ways:
         if name not in (*WAYS, UNLABELED):
             known = ", ".join((*WAYS, UNLABELED))
-            raise ConfigError(f'unknown way "{name}".{did_you_mean(name, WAYS)} Known: {known}')
+            raise ConfigError(
+                f'--ways: unknown way "{name}".{did_you_mean(name, WAYS)} Known: {known}'
+            )
     if UNLABELED in config.ways and config.unlabeled is None:
         raise ConfigError("self-training needs unlabelled text: type --unlabeled FILE")
     if config.ways and not set(config.ways) & set(WAYS):

@@ -34,6 +34,7 @@ from easynlp.fewshot.settings import FewShotConfig
 from easynlp.landing.settings import LandOptions
 from easynlp.landing.stages import Outcome, Room
 from easynlp.models.backbone import Backbone
+from easynlp.options import pieces
 from easynlp.pipeline import META, Pipeline, fingerprint, read_meta
 from easynlp.tasks.base import Example
 from easynlp.tasks.labels import sort_labels
@@ -131,12 +132,14 @@ def check(options: LandOptions) -> None:
     Raises:
         ConfigError: If a way is unknown.
         DataError: If a file is missing or empty.
-        ModelError: If the student or the teacher cannot be had.
+        ModelError: If the student, the teacher or what augments cannot be had.
     """
     for path in (options.train, options.dev, options.test, options.unlabeled):
         if path is not None:
             check_file(path)
     Backbone.load(options.student)  # looks at the folder, reads no weights yet
+    if options.augment and options.augment_model and "augment" not in pieces(options.skip):
+        Backbone.load(options.augment_model)
     if not is_run(options.teacher):
         Backbone.load(options.teacher or options.student)
         check_ways(_few_shot(options))

@@ -11,10 +11,12 @@ from typing import Any
 
 from easynlp.data.columns import read_examples
 from easynlp.data.diagnose import example_hash, percentiles
+from easynlp.data.lines import STDIN
 from easynlp.data.near import NearIndex
-from easynlp.errors import DataError
+from easynlp.errors import ConfigError, DataError
 from easynlp.landing.settings import LandOptions
 from easynlp.tasks.base import Example
+from easynlp.tasks.sequence_labeling import SequenceLabeling
 from easynlp.tasks.text_classify import TextClassify
 
 __all__ = ["SHOWN", "Part", "describe", "odd_kinds", "read_parts", "text_of"]
@@ -70,16 +72,35 @@ def read_parts(options: LandOptions) -> dict[str, Part]:
             continue
         is_pool = name == "pool"
         chosen = {k: v for k, v in options.columns.items() if not (is_pool and k == "label")}
-        reader = read_examples(
-            path, TextClassify.fields, chosen=chosen, preferred=preferred,
-            with_targets=not is_pool, on_empty="keep" if is_pool else "error", **reading,
-        )  # fmt: skip
+        try:
+            reader = read_examples(
+                path, TextClassify.fields, chosen=chosen, preferred=preferred,
+                with_targets=not is_pool, on_empty="keep" if is_pool else "error", **reading,
+            )  # fmt: skip
+        except DataError as error:
+            if not is_pool and not chosen.get("label") and _marks_entities(path, reading):
+                raise DataError(
+                    "the file marks entities, and land is for text_classify: a label a text",
+                    path=path, hint="For entities type: easynlp train sequence_labeling --help",
+                ) from error  # fmt: skip
+            raise
         rows = [(row, each) for row, each in reader if not is_pool or each["text"].strip()]
         preferred = preferred or dict(reader.columns.names)
         if not rows:
             raise DataError("there are no rows", path=str(path))
         found[name] = Part([each for _, each in rows], [str(row) for row, _ in rows])
     return found
+
+
+def _marks_entities(path: str, reading: dict[str, Any]) -> bool:
+    """Return whether a file is of sequence_labeling; what can be read once only is not asked."""
+    if path == STDIN:
+        return False
+    try:
+        next(read_examples(path, SequenceLabeling.fields, **reading))
+    except (DataError, ConfigError, StopIteration):
+        return False
+    return True
 
 
 def odd_kinds(text: str) -> list[str]:

@@ -21,12 +21,15 @@ from easynlp.training.depth import LAYER
 __all__ = ["chosen_layers", "keep_layers"]
 
 
-def chosen_layers(spec: str, config: PretrainedConfig) -> tuple[int, ...]:
-    """Read ``--keep-layers``: numbers from 0, rising, with commas between.
+def chosen_layers(
+    spec: str, config: PretrainedConfig, option: str = "--keep-layers"
+) -> tuple[int, ...]:
+    """Read what names layers to keep: numbers from 0, rising, with commas between.
 
     Args:
         spec: What was given.
         config: Of the checkpoint the layers are of.
+        option: Where it was given, for messages.
 
     Raises:
         ConfigError: If they are no such numbers, or its layers are none of their own (ALBERT).
@@ -42,11 +45,11 @@ def chosen_layers(spec: str, config: PretrainedConfig) -> tuple[int, ...]:
     rising = all(low < high for low, high in pairwise(numbers))
     if len(numbers) != len(given) or not rising or not numbers or numbers[-1] >= there:
         raise ConfigError(
-            f"--keep-layers {spec}: rising numbers of 0 to {there - 1} wanted, "
-            "e.g. --keep-layers 0,3,7,11 of twelve layers"
+            f"{option} {spec}: rising numbers of 0 to {there - 1} wanted, "
+            f"e.g. {option} 0,3,7,11 of twelve layers"
         )
     if config.model_type not in ("bert", "ngram_bert", "roberta", "xlm-roberta", "electra"):
-        raise ConfigError(f"--keep-layers works on BERT and its like, not on {config.model_type}")
+        raise ConfigError(f"{option} works on BERT and its like, not on {config.model_type}")
     return numbers
 
 

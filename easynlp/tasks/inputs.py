@@ -10,7 +10,10 @@ from easynlp.data.readers import Row
 from easynlp.errors import DataError
 from easynlp.tasks.base import Batch, Example, Features, Task
 
-__all__ = ["encode_rows", "pad_rows", "text_of"]
+__all__ = ["check_rows", "encode_rows", "pad_rows", "text_of"]
+
+CHECKED = 1000
+"""Rows that are checked together."""
 
 
 def text_of(example: Example, name: str) -> str:
@@ -64,6 +67,22 @@ def encode_rows(task: Task, rows: Sequence[tuple[Row, Example]]) -> list[Feature
         except DataError as error:
             raise error.at(row.path, row.line) from error
     return features
+
+
+def check_rows(task: Task, rows: Sequence[tuple[Row, Example]]) -> None:
+    """Refuse examples a task cannot be judged by, a label it does not know above all.
+
+    Meant for before any work is done. What is encoded is not kept, so memory stays flat.
+
+    Args:
+        task: What knows the labels.
+        rows: Rows and the examples in them.
+
+    Raises:
+        DataError: At the file and line of the first row that is wrong.
+    """
+    for start in range(0, len(rows), CHECKED):
+        encode_rows(task, rows[start : start + CHECKED])
 
 
 def pad_rows(

@@ -17,7 +17,7 @@ from easynlp.extras import versions
 from easynlp.models.backbone import Backbone
 from easynlp.models.heads import core
 
-__all__ = ["check_folder", "claim_folder", "save_weights"]
+__all__ = ["check_folder", "claim_folder", "drop_folder", "save_weights"]
 
 _FREE = frozenset(
     {"resume", "overwrite", "threads", "workers", "log_every", "save_every", "output", "device",
@@ -99,6 +99,17 @@ def claim_folder(
         raise ConfigError(f"cannot write to --output {folder}: {error.strerror}") from error
     write_text(folder / f"{name}.yaml", written)
     write_json(folder / "versions.json", {**versions(), "machine": platform.platform()})
+
+
+def drop_folder(folder: Path, worth: Sequence[str]) -> None:
+    """Delete a run's folder after wrong input, so that the corrected command can be typed at once.
+
+    Args:
+        folder: What `claim_folder` made in this call; one that is resumed is not to be given.
+        worth: Patterns of files that took work; the folder stays if there is one.
+    """
+    if not any(path.is_file() for pattern in worth for path in folder.glob(pattern)):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_taken(folder: Path) -> bool:

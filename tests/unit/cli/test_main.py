@@ -147,6 +147,7 @@ def test_help_lists_the_commands(tokens, capsys):
         (["train", TASK, *FILES, "更多"], "Unused Tokens: ['更多']"),
         (["train", TASK, *FILES, "--lr"], "--lr requires an argument"),
         (["train", TASK, *FILES, "--lr", "快"], '--lr: "快" is not a number'),
+        (["land", *FILES, "--target-size", "-4MB"], '"-4MB" is no size; write e.g. --target-size'),
         (["train", TASK, *FILES, "--batch-size", "-1"], "--batch-size: -1 is out of range"),
         (["train", TASK, *FILES, "--schedule", "cosin"], 'Did you mean "cosine"?'),
         (["train", TASK, "--output", "x"], "--train is missing: training data"),

@@ -15,7 +15,7 @@ from easynlp.compression.compress import compress
 from easynlp.compression.material import Material
 from easynlp.compression.settings import CompressConfig
 from easynlp.config import TrainConfig
-from easynlp.errors import ConfigError, ModelError
+from easynlp.errors import ConfigError, DataError, Interrupted, ModelError
 from easynlp.pipeline import Pipeline
 from easynlp.tasks import find_task
 from tests.conftest import REVIEWS
@@ -170,6 +170,47 @@ def test_what_the_run_cannot_follow_is_said_before_anything_is_made(trained, cha
     with pytest.raises(ConfigError, match=message):
         compress(options(trained, output=str(trained / "never"), **changes))
     assert not (trained / "never").exists()
+
+
+@pytest.mark.parametrize("split", ["train", "dev", "test"])
+def test_a_label_the_run_does_not_know_is_told_at_its_line(trained, tmp_path, split):
+    rows = [{"text": "房间很好", "label": REVIEWS[0][1]}, {"text": "还行", "label": "中评"}]
+    odd = tmp_path / "odd.jsonl"
+    odd.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    with pytest.raises(DataError, match=r'odd\.jsonl:2: unknown label "中评"'):
+        compress(options(trained, output=str(trained / "odd"), **{split: str(odd)}))
+    assert not (trained / "odd").exists()
+
+
+def test_wrong_input_leaves_no_folder_in_the_way_but_never_what_took_work(trained, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise ModelError("cannot be exported")
+
+    monkeypatch.setattr(module, "export", refuse)
+    made = trained / "refused"
+    with pytest.raises(ModelError, match="cannot be exported"):
+        compress(options(trained, output=str(made)))
+    assert not made.exists()
+
+    def write_then_refuse(*args, **kwargs):
+        (made / module.ROWS).write_text("{}\n", "utf-8")
+        refuse()
+
+    monkeypatch.setattr(module, "export", write_then_refuse)
+    with pytest.raises(ModelError, match="cannot be exported"):
+        compress(options(trained, output=str(made)))
+    assert (made / "compress.yaml").is_file()
+
+
+def test_an_interrupt_says_how_to_go_on(trained, monkeypatch):
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "export", stop)
+    made = trained / "stopped"
+    with pytest.raises(Interrupted, match=r"stopped; .* same command and --resume"):
+        compress(options(trained, output=str(made)))
+    assert (made / "compress.yaml").is_file()
 
 
 def test_unlabelled_text_is_found_where_the_runs_own_data_had_it(trained, tmp_path):

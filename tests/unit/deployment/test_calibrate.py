@@ -95,6 +95,14 @@ def test_what_cannot_be_calibrated(copy, tmp_path):
         Pipeline.load(ner).predict(["张三"], threshold=0.5)
 
 
+def test_a_label_the_run_does_not_know_is_told_at_its_line(copy, tmp_path):
+    odd = tmp_path / "odd.jsonl"
+    odd.write_text('{"text": "好", "label": "好评"}\n{"text": "行", "label": "中评"}\n', "utf-8")
+    with pytest.raises(DataError, match=r'odd\.jsonl:2: unknown label "中评"'):
+        calibrate(copy, odd)
+    assert "calibration" not in read_meta(copy)
+
+
 def test_pairs_are_calibrated(tmp_path):
     folder = tiny.classify_run(tmp_path / "pairs", pair=True)
     (found,) = calibrate(folder).values()

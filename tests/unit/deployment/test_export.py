@@ -215,6 +215,15 @@ def test_int8_needs_real_texts(run, tmp_path, monkeypatch):
         export(folder, int8=True, texts=[])
 
 
+def test_a_label_the_run_does_not_know_is_told_at_its_line(run, tmp_path, monkeypatch):
+    fake_trace(monkeypatch, run)
+    odd = tmp_path / "odd.jsonl"
+    odd.write_text('{"text": "好", "label": "好评"}\n{"text": "行", "label": "中评"}\n', "utf-8")
+    with pytest.raises(DataError, match=r'odd\.jsonl:2: unknown label "中评"'):
+        export(run, int8=True, texts=odd, output=tmp_path / "made")
+    assert not (tmp_path / "made").exists()
+
+
 def test_the_check_is_made_on_rows_from_all_over_the_file(tmp_path):
     file = tmp_path / "sorted.jsonl"
     rows = ["房间很好"] * 1500 + ["态度很差"] * 1500 + ["饭菜很赞"] * 1500

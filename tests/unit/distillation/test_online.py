@@ -18,7 +18,7 @@ from easynlp.distillation.losses import relation_kl, soft_kl
 from easynlp.distillation.members import find_member
 from easynlp.distillation.online import online_distill
 from easynlp.distillation.settings import CohortOptions
-from easynlp.errors import ConfigError
+from easynlp.errors import ConfigError, ModelError
 from easynlp.methods import apply_methods
 from easynlp.pipeline import Pipeline
 from easynlp.tasks import find_task
@@ -217,6 +217,20 @@ def config(tiny_folder, tmp_path_factory):
         task="text_classify", model=str(tiny_folder), train=str(data), dev=str(data), threads=1,
         output=str(home / "out"), steps=150, lr=5e-3, dropout=0.0, batch_size=8, eval_every=150,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("students", "error", "said"),
+    [
+        ((), ConfigError, "--students 2x128,4x256"),
+        (("2x,1x64",), ModelError, r'--students: no model "2x".*as in --students 2x128'),
+        (("1x16, 2x17",), ConfigError, "--students: 2x17: layers x width"),
+    ],
+)
+def test_what_is_no_student_is_told_as_it_was_typed(config, tmp_path, students, error, said):
+    with pytest.raises(error, match=said):
+        train_cohort(replace(config, output=str(tmp_path / "x")), CohortOptions(students=students))
+    assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.slow

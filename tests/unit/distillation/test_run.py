@@ -11,7 +11,7 @@ from easynlp.distillation.answers import Wanted
 from easynlp.distillation.endpoint import write_endpoint
 from easynlp.distillation.run import _Work, distill
 from easynlp.distillation.settings import DistillConfig, DistillOptions, EndpointOptions
-from easynlp.errors import ConfigError, ModelError
+from easynlp.errors import ConfigError, DataError, ModelError
 from easynlp.pipeline import Pipeline
 from tests.conftest import REVIEWS
 from tests.contract.samples import SAMPLES
@@ -223,20 +223,73 @@ def test_the_length_a_teacher_reads_is_that_of_its_layers_too():
     ("changes", "said"),
     [
         ({"teacher": ()}, "type --teacher DIR, or --endpoint URL"),
-        ({"student_layers": "0,9"}, "rising numbers of 0 to 1"),
+        ({"student_layers": "0,9"}, "--student-layers 0,9: rising numbers of 0 to 1"),
         ({"placebo": "shuffled-teacher", "hidden": 1.0}, "leave --hidden"),
         ({"teacher_labels": "x=好评"}, 'has no label "x"'),
+        ({"teacher": ("text_cnn",), "attention": 1.0}, "--attention: the teacher text_cnn has no"),
+        ({"light": True, "hidden": 1.0, "relation": 1.0}, "--hidden, --relation: the student hash"),
     ],
 )
 def test_what_cannot_be_is_told_before_a_folder_is_made(files, tmp_path, changes, said):
     config, options = files
+    light = {"student": "hashed_ngram:buckets=61"} if changes.pop("light", False) else {}
     with pytest.raises(ConfigError, match=said):
-        distill(config, replace(options, **changes))
+        distill(replace(config, **light), replace(options, **changes))
+    with pytest.raises(ModelError, match='--teacher: no model "nowhere"'):
+        distill(config, replace(options, teacher=("nowhere",)))
     with pytest.raises(ConfigError, match='no option "alpa"'):
         distill(replace(config, method=("r_drop:alpa=1",)), options)
     with pytest.raises(ModelError, match='no model "nowhere"'):
         distill(config, replace(options, augment=1, augment_model="nowhere"))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("written", ["flag", "repeated", "recipe", "environment"])
+def test_teachers_stand_between_commas(written, capsys, tmp_path, monkeypatch):
+    given = ["distill", "--train", "t.jsonl", "--output", str(tmp_path / "x"), "--print-config"]
+    if written == "flag":
+        given += ["--teacher", "a, b,c"]
+    elif written == "repeated":
+        given += ["--teacher", "a", "--teacher", "b,c"]
+    elif written == "recipe":
+        (tmp_path / "recipe.yaml").write_text("teacher: a,b,c\n", "utf-8")
+        given += ["--config", str(tmp_path / "recipe.yaml")]
+    else:
+        monkeypatch.setenv("EASYNLP_TEACHER", "a,b;c")
+    assert main(given) == 0
+    assert "teacher:\n- a\n- b\n- c\n" in capsys.readouterr().out
+
+
+def test_both_of_two_teachers_between_commas_teach(files, tmp_path, tiny_backbone):
+    config, options = files
+    other = classifier(tmp_path / "other", tiny_backbone, ("差评", "好评"))
+    both = DistillOptions(teacher=(f"{options.teacher[0]},{other}",))
+    distill(replace(config, steps=1), both)
+    assert set(report_of(config)["teachers"]) == {options.teacher[0], other}
+
+
+@pytest.mark.parametrize("split", ["dev", "test"])
+def test_a_label_the_training_data_lacks_is_told_at_its_line(files, tmp_path, split):
+    config, options = files
+    odd = write(tmp_path / "odd.jsonl", [*ROWS[:2], {"text": "还行", "label": "中评"}])
+    with pytest.raises(DataError, match=r'odd\.jsonl:3: unknown label "中评".* has: 好评, 差评'):
+        distill(replace(config, **{split: odd}), options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_wrong_input_leaves_no_folder_in_the_way_but_never_what_took_work(files, tmp_path):
+    config, options = files
+    weights = tmp_path / "teacher" / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:1000])
+    with pytest.raises(ModelError):
+        distill(config, options)
+    assert not (tmp_path / "out").exists()
+    weights.write_bytes(whole)
+    late = f"distill_layers:teacher={options.teacher[0]},hidden=-1"
+    with pytest.raises(ConfigError, match="valid: 0 or more"):  # found after the teacher was asked
+        distill(replace(config, method=(late,)), options)
+    assert any((tmp_path / "out" / "answers").rglob("*.npy"))
 
 
 def test_the_command(files, capsys):

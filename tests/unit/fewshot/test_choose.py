@@ -117,7 +117,7 @@ def test_wrong_prompts_are_refused_before_anything_is_trained(
 
 
 def test_bad_options_are_refused(given):
-    with pytest.raises(ConfigError, match='unknown way "probes"'):
+    with pytest.raises(ConfigError, match='--ways: unknown way "probes"'):
         choose(FewShotConfig(**given, ways=("probe,probes",)))
     with pytest.raises(ConfigError, match="--unlabeled"):
         choose(FewShotConfig(**given, ways=("self_training",)))

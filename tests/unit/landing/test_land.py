@@ -306,6 +306,7 @@ def test_a_wrong_stage_to_skip_is_refused_before_a_folder_is_made(files, tmp_pat
         ({"ways": ("pet",)}, ConfigError, "needs a pattern"),
         ({"student": "tiny-hz"}, ModelError, 'Did you mean "tiny-zh"'),
         ({"teacher": "/no/such"}, ModelError, 'no model "/no/such"'),
+        ({"augment_model": "tiny-hz"}, ModelError, 'Did you mean "tiny-zh"'),
         ({"test": "/no/such.jsonl"}, DataError, "no such file"),
     ],
 )
@@ -332,6 +333,14 @@ def test_a_wrong_row_leaves_no_folder_in_the_way_but_never_one_that_was_there(
     with pytest.raises(DataError, match="not in the training data"):
         land(replace(landed[0], dev=str(dev), output=str(tmp_path / "y"), resume=True))
     assert (tmp_path / "y" / "distill" / "run").is_dir()
+
+
+def test_a_file_of_entities_is_sent_where_it_belongs(tiny_folder, tmp_path):
+    train = tmp_path / "ner.jsonl"
+    train.write_text('{"text": "张三在北京", "entities": []}\n', "utf-8")
+    with pytest.raises(DataError, match=r"ner\.jsonl: the file marks entities, and land is for te"):
+        land(LandOptions(train=str(train), student=str(tiny_folder), output=str(tmp_path / "x")))
+    assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize("size", [3_000_000, 5_000_000])
