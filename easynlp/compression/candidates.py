@@ -26,6 +26,7 @@ __all__ = [
     "grid",
     "pareto",
     "shapes_to_try",
+    "why_chosen",
 ]  # fmt: skip
 
 Kind = Literal["fp32", "int8", "static", "qat"]
@@ -215,3 +216,35 @@ def grid(config: CompressConfig, layers: int) -> list[Shape]:
     depths = config.depth or tuple(sorted({-(-layers * n // 4) for n in (1, 2, 3, 4)}))
     cuts = (True,) if config.vocab else (False, True)
     return [Shape(w, d, v) for w, d in itertools.product(widths, depths) for v in cuts]
+
+
+def why_chosen(
+    best: Candidate | None, baseline: Candidate, tried: Sequence[Candidate], budget: int | None,
+    allowed: float,
+) -> str:  # fmt: skip
+    """Say which candidate is kept and at what price, or what stands in the way of all."""
+    if best is not None:
+        return (
+            f"{best.name} is kept: {best.bytes / 1e6:.2f} MB of {baseline.bytes / 1e6:.2f} "
+            f"({100 * (best.bytes / baseline.bytes - 1):+.1f} %), {0.0 - best.drop:+.2f} points "
+            "on dev, "
+            f"{best.speedup:.1f} times as fast as fp32."
+        )
+    if not tried:
+        return "No candidate was made."
+    wanted = f"at most {allowed:.3g} points lost"
+    if budget is not None:  # in its own words --target-size may be a bare count of bytes
+        wanted += f" and {budget / 1e6:.2f} MB"
+    smallest = min(tried, key=lambda row: row.bytes)
+    closest = min(tried, key=lambda row: (row.drop, row.bytes))
+    least = (
+        "no other loses less" if closest is smallest else
+        f"the one that loses least, {closest.name}, has {closest.bytes / 1e6:.2f} MB and loses "
+        f"{closest.drop:.2f}"
+    )  # fmt: skip
+    return (
+        f"No candidate keeps to the budget ({wanted}). The smallest, {smallest.name}, has "
+        f"{smallest.bytes / 1e6:.2f} MB and loses {smallest.drop:.2f} points; {least}. More text "
+        "to recover on (--unlabeled), longer training, a larger --target-size or --max-drop may "
+        "help."
+    )

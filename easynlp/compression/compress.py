@@ -32,6 +32,7 @@ from easynlp.compression.candidates import (
     grid,
     pareto,
     shapes_to_try,
+    why_chosen,
 )
 from easynlp.compression.chart import Dot, draw
 from easynlp.compression.importance import encoder_layers
@@ -322,7 +323,7 @@ def _finish(
     allowed = room_for(config.max_drop, len(material.splits["dev"]))
     best = choose(tried, config.budget, allowed)
     front = [row.name for row in pareto(rows)]
-    why = _why(best, baseline, tried, config.budget, allowed)
+    why = why_chosen(best, baseline, tried, config.budget, allowed)
     test: dict[str, tuple[float, float, float]] = {}
     if "test" in material.splits:
         held = material.splits["test"]
@@ -346,38 +347,6 @@ def _finish(
     if best is not None:
         _keep(output, best)
     return result
-
-
-def _why(
-    best: Candidate | None, baseline: Candidate, tried: Sequence[Candidate], budget: int | None,
-    allowed: float,
-) -> str:  # fmt: skip
-    """Say which candidate is kept and at what price, or what stands in the way of all."""
-    if best is not None:
-        return (
-            f"{best.name} is kept: {best.bytes / 1e6:.2f} MB of {baseline.bytes / 1e6:.2f} "
-            f"({100 * (best.bytes / baseline.bytes - 1):+.1f} %), {0.0 - best.drop:+.2f} points "
-            "on dev, "
-            f"{best.speedup:.1f} times as fast as fp32."
-        )
-    if not tried:
-        return "No candidate was made."
-    wanted = f"at most {allowed:.3g} points lost"
-    if budget is not None:  # in its own words --target-size may be a bare count of bytes
-        wanted += f" and {budget / 1e6:.2f} MB"
-    smallest = min(tried, key=lambda row: row.bytes)
-    closest = min(tried, key=lambda row: (row.drop, row.bytes))
-    least = (
-        "no other loses less" if closest is smallest else
-        f"the one that loses least, {closest.name}, has {closest.bytes / 1e6:.2f} MB and loses "
-        f"{closest.drop:.2f}"
-    )  # fmt: skip
-    return (
-        f"No candidate keeps to the budget ({wanted}). The smallest, {smallest.name}, has "
-        f"{smallest.bytes / 1e6:.2f} MB and loses {smallest.drop:.2f} points; {least}. More text "
-        "to recover on (--unlabeled), longer training, a larger --target-size or --max-drop may "
-        "help."
-    )
 
 
 def _keep(output: Path, best: Candidate) -> None:

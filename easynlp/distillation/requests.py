@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import email.utils
 import http.client
-import io
 import json
 import os
-import socket
 import threading
 import time
 import urllib.error
@@ -17,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from easynlp.distillation.bounded_http import opener
 from easynlp.distillation.settings import EndpointOptions
 from easynlp.errors import RunError
 
@@ -180,75 +179,6 @@ class Ledger:
             self.replies[str(line["key"])] = str(line["reply"])
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect would carry the key to another place."""
-
-    def redirect_request(self, *args: Any) -> None:
-        return None
-
-
-class _Timed(io.RawIOBase):
-    """Reads a socket until a deadline.
-
-    A socket's own timeout is of each read: who sends a byte now and then is never late.
-    """
-
-    def __init__(self, sock: socket.socket, seconds: float) -> None:
-        self._sock, self._ends = sock, time.monotonic() + seconds
-        self._raw = sock.makefile("rb", buffering=0)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int | None:
-        left = self._ends - time.monotonic()
-        if left <= 0:
-            raise TimeoutError("the reply took too long")
-        self._sock.settimeout(left)
-        return self._raw.readinto(buffer)
-
-    def close(self) -> None:
-        self._raw.close()
-        super().close()
-
-
-class _Response(http.client.HTTPResponse):
-    """A response whose status, headers and body together come before the socket's timeout."""
-
-    def __init__(self, sock: socket.socket, *args: Any, **named: Any) -> None:
-        super().__init__(sock, *args, **named)
-        self.fp.close()
-        self.fp = io.BufferedReader(_Timed(sock, sock.gettimeout() or 0.0))
-
-
-class _Bounded(http.client.HTTPConnection):
-    """A connection whose timeout is of the whole request, from connecting to the last byte."""
-
-    response_class = _Response
-
-    def connect(self) -> None:
-        self._ends = time.monotonic() + (self.timeout or 0.0)
-        super().connect()
-
-    def getresponse(self) -> http.client.HTTPResponse:
-        self.sock.settimeout(max(1e-3, self._ends - time.monotonic()))
-        return super().getresponse()
-
-
-class _BoundedTLS(_Bounded, http.client.HTTPSConnection):
-    """The same, encrypted."""
-
-
-class _HTTP(urllib.request.HTTPHandler):
-    def do_open(self, http_class: Any, req: urllib.request.Request, **named: Any) -> Any:
-        return super().do_open(_Bounded, req, **named)
-
-
-class _HTTPS(urllib.request.HTTPSHandler):
-    def do_open(self, http_class: Any, req: urllib.request.Request, **named: Any) -> Any:
-        return super().do_open(_BoundedTLS, req, **named)
-
-
 class Client:
     """Asks an endpoint, again where it fails.
 
@@ -267,7 +197,7 @@ class Client:
         self.options, self.ledger, self.stop = options, ledger, stop or threading.Event()
         self.last_failure = ""
         self._url = options.endpoint.rstrip("/") + "/chat/completions"
-        self._opener = urllib.request.build_opener(_NoRedirect, _HTTP, _HTTPS)
+        self._opener = opener()
         self._lock, self._next = threading.Lock(), 0.0
 
     def ask(self, key: str, messages: Sequence[Mapping[str, str]]) -> str | None:

@@ -94,5 +94,5 @@ def test_worker_that_cannot_start_is_an_error():
 
 def test_without_fewclue_the_demo_reviews_are_used(tmp_path, caplog):
     rows, texts, source = speed._data(SpeedOptions(data_root=str(tmp_path)))
-    assert (len(rows), len(texts), source) == (1000, 750, "the demo's reviews")
+    assert (len(rows), len(texts), source) == (850, 750, "the demo's reviews")
     assert "measuring on the demo's reviews" in caplog.text

@@ -10,7 +10,7 @@ import pytest
 
 from easynlp import run
 from easynlp.compression import compress as module
-from easynlp.compression.candidates import Candidate, Shape
+from easynlp.compression.candidates import Candidate, Shape, why_chosen
 from easynlp.compression.compress import compress
 from easynlp.compression.material import Material
 from easynlp.compression.settings import CompressConfig
@@ -136,10 +136,10 @@ def test_why_nothing_is_kept_has_units_and_says_nothing_twice():
     whole = Candidate("run", drop=0.0, bytes=9_000_000, **made)
     small = Candidate("small", drop=6.25, bytes=3_510_000, **made)
     near = Candidate("near", drop=2.0, bytes=5_000_000, **made)
-    why = module._why(None, whole, [small], 3_998_000, 0.5)
+    why = why_chosen(None, whole, [small], 3_998_000, 0.5)
     assert "at most 0.5 points lost and 4.00 MB)" in why
     assert why.count(" 3.51 MB ") == 1
-    assert "least, near, has 5.00 MB and loses 2.00" in module._why(
+    assert "least, near, has 5.00 MB and loses 2.00" in why_chosen(
         None, whole, [small, near], 3_998_000, 0.5
     )
 
