@@ -110,9 +110,7 @@ def read_all(
             **_reading(options),
         )
     ]  # fmt: skip
-    if task is not None:
-        check_rows(task, found)
-    return [example for _, example in found]
+    return [example for _, example in found] if task is None else check_rows(task, found)
 
 
 def read_splits(

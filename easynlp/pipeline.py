@@ -44,7 +44,6 @@ WINDOW = 32
 BATCH_TOKENS = 16_384
 """Most tokens of a batch, padding included, so that memory does not grow with `batch_size`."""
 
-
 Backend = Literal["auto", "int8", "onnx", "torch"]
 Item = str | tuple[str, str] | Example
 """A text, a pair of texts, or a mapping with the task's fields."""

@@ -73,12 +73,10 @@ def calibrate(
         if dev is None:
             examples = labelled_examples(folder, pipeline.task)
         else:
-            rows = labelled_rows(
+            examples = check_rows(pipeline.task, labelled_rows(
                 str(dev), pipeline.task.fields, preferred=pipeline.meta.get("columns"),
                 chosen=columns, **reading,
-            )  # fmt: skip
-            check_rows(pipeline.task, rows)
-            examples = [example for _, example in rows]
+            ))  # fmt: skip
         if not examples:
             raise DataError(
                 "there are no labelled rows to calibrate on",

@@ -193,8 +193,7 @@ def _examples(
         except EasyNLPError:  # without labels, then
             found = read_texts(str(texts), task.fields, columns=columns)
         else:
-            check_rows(task, rows)
-            found = [example for _, example in rows]
+            found = check_rows(task, rows)
     else:
         found = [
             item if isinstance(item, Mapping) else pipeline.example(item)

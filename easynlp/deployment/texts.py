@@ -21,7 +21,6 @@ __all__ = [
     "MOST_TEXTS",
     "labelled_examples",
     "labelled_rows",
-    "read_labelled",
     "read_texts",
     "recorded_examples",
     "spread",
@@ -57,7 +56,8 @@ def labelled_examples(run: str | Path, task: Task, most: int = MOST_ROWS) -> lis
     """
     for path, columns, reading in _recorded(run, ("dev",)):
         try:
-            return read_labelled(path, task.fields, most, preferred=columns, **reading)
+            rows = labelled_rows(path, task.fields, most, preferred=columns, **reading)
+            return [example for _, example in rows]
         except EasyNLPError as error:
             log.warning("%s cannot be read any more: %s", path, error)
     return []
@@ -85,25 +85,6 @@ def _recorded(
             yield path, columns, reading
 
 
-def read_labelled(
-    path: str,
-    fields: Sequence[Field],
-    most: int = MOST_ROWS,
-    *,
-    preferred: Mapping[str, str] | None = None,
-    chosen: Mapping[str, str | None] | None = None,
-    **reading: Any,
-) -> list[Example]:
-    """Return examples from all over a file, targets included; see `read_texts`.
-
-    Raises:
-        DataError: If the file cannot be read or a row has no target.
-        ConfigError: If a column is wrong.
-    """
-    rows = labelled_rows(path, fields, most, preferred=preferred, chosen=chosen, **reading)
-    return [example for _, example in rows]
-
-
 def labelled_rows(
     path: str,
     fields: Sequence[Field],
@@ -113,7 +94,7 @@ def labelled_rows(
     chosen: Mapping[str, str | None] | None = None,
     **reading: Any,
 ) -> list[tuple[Row, Example]]:
-    """Return the same with their rows, which know where they stand.
+    """Return examples from all over a file, targets included, with their rows; see `read_texts`.
 
     Raises:
         DataError: If the file cannot be read or a row has no target.

@@ -29,13 +29,13 @@ from easynlp.landing.report import make_report
 from easynlp.landing.settings import LandOptions
 from easynlp.landing.stages import Done, Outcome, Room, Stage, check_skip, run_stages
 from easynlp.options import pieces
-from easynlp.training.folder import check_folder, claim_folder
+from easynlp.training.folder import check_folder, claim_folder, drop_folder
 
 __all__ = ["Landed", "land", "road"]
 
 log = logging.getLogger("easynlp")
 RECIPE = "land"
-LEARNED = "*/*/*"
+LEARNED = "*/*/*/"
 """Folders this deep are there as soon as something was learned."""
 TEACHING = ("ways", "pattern", "words", "teacher_lrs", "teacher_steps")
 STUDYING = ("student_lrs", "student_steps")
@@ -104,8 +104,8 @@ def land(options: LandOptions) -> Landed:
             stages, folder, skip=pieces(options.skip), max_drop=options.max_drop, rows=_dev_rows
         )
     except (ConfigError, DataError, ModelError):
-        if not options.resume and not any(each.is_dir() for each in folder.glob(LEARNED)):
-            shutil.rmtree(folder)  # nothing is lost, and the corrected command can be typed at once
+        if not options.resume:
+            drop_folder(folder, (LEARNED,))
         raise
     if "export" not in gone.done:
         raise RunError("no model came out: every stage that makes one was skipped")

@@ -268,9 +268,9 @@ def portions(batch: list[int], lengths: Sequence[int], cost: int) -> Iterator[li
         total, begin = min((best[i] + cost + (stop - i) * width, i) for i in range(first, stop))
         best.append(total)
         begins.append(begin)
-    portions: list[list[int]] = []
+    found: list[list[int]] = []
     stop = len(batch)
     while stop:
-        portions.append(batch[begins[stop] : stop])
+        found.append(batch[begins[stop] : stop])
         stop = begins[stop]
-    yield from reversed(portions)
+    yield from reversed(found)

@@ -69,8 +69,8 @@ def encode_rows(task: Task, rows: Sequence[tuple[Row, Example]]) -> list[Feature
     return features
 
 
-def check_rows(task: Task, rows: Sequence[tuple[Row, Example]]) -> None:
-    """Refuse examples a task cannot be judged by, a label it does not know above all.
+def check_rows(task: Task, rows: Sequence[tuple[Row, Example]]) -> list[Example]:
+    """Return the examples of rows; a task must know the label of each, and be able to take it.
 
     Meant for before any work is done. What is encoded is not kept, so memory stays flat.
 
@@ -83,6 +83,7 @@ def check_rows(task: Task, rows: Sequence[tuple[Row, Example]]) -> None:
     """
     for start in range(0, len(rows), CHECKED):
         encode_rows(task, rows[start : start + CHECKED])
+    return [example for _, example in rows]
 
 
 def pad_rows(

@@ -106,9 +106,9 @@ def drop_folder(folder: Path, worth: Sequence[str]) -> None:
 
     Args:
         folder: What `claim_folder` made in this call; one that is resumed is not to be given.
-        worth: Patterns of files that took work; the folder stays if there is one.
+        worth: Patterns of what took work; the folder stays if there is any.
     """
-    if not any(path.is_file() for pattern in worth for path in folder.glob(pattern)):
+    if all(next(folder.glob(pattern), None) is None for pattern in worth):
         shutil.rmtree(folder, ignore_errors=True)
 
 
