@@ -15,8 +15,8 @@ from easynlp.errors import ConfigError, DataError, ModelError
 from easynlp.pipeline import Pipeline
 from tests.conftest import REVIEWS
 from tests.contract.samples import SAMPLES
+from tests.unit.distillation.fake_endpoint import Server
 from tests.unit.distillation.teaching import classifier, tagger, write
-from tests.unit.distillation.test_endpoint import Server
 
 ROWS = [{"text": text, "label": label} for text, label in REVIEWS]
 
